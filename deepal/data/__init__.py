@@ -1,0 +1,43 @@
+"""Data: which images are labeled, and how they are served."""
+
+from deepal.data.augmentation import Augmentation, RandomCrop, RandomFlip
+from deepal.data.datamodule import ActiveDataModule
+from deepal.data.datasets import (
+    CIFAR10,
+    CIFAR100,
+    EMNIST,
+    KMNIST,
+    MNIST,
+    SVHN,
+    Digits,
+    FashionMNIST,
+    FromDatasets,
+)
+from deepal.data.images import DatasetImages, Images, ImageSet, TensorImages
+from deepal.data.initial import AtRandom, Balanced, Given, Initial
+from deepal.data.pool import Pool
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "EMNIST",
+    "KMNIST",
+    "MNIST",
+    "SVHN",
+    "ActiveDataModule",
+    "AtRandom",
+    "Augmentation",
+    "Balanced",
+    "DatasetImages",
+    "Digits",
+    "FashionMNIST",
+    "FromDatasets",
+    "Given",
+    "ImageSet",
+    "Images",
+    "Initial",
+    "Pool",
+    "RandomCrop",
+    "RandomFlip",
+    "TensorImages",
+]

@@ -1,0 +1,77 @@
+"""The first labels of a run: what is asked before there is a model."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from deepal.data.pool import Pool
+
+
+class Truth(Protocol):
+    """What a class-balanced start has to know, and only a simulation can say."""
+
+    classes: tuple[str, ...]
+
+    def true_label(self, position: int) -> str: ...
+
+
+class Initial(ABC):
+    """Chooses the positions that are asked first."""
+
+    @abstractmethod
+    def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        """Distinct positions of the pool, in the order to ask. Raises ValueError where there are not enough."""
+
+
+@dataclass(frozen=True)
+class Balanced(Initial):
+    """As many of each class, at random. It reads the true classes, so it belongs to simulations, and reports that use it
+    say so.
+
+    Args: per_class: how many of each.
+    """
+
+    per_class: int = 2
+
+    def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        left = dict.fromkeys(data.classes, self.per_class)
+        chosen = []
+        for row in torch.randperm(len(pool), generator=generator).tolist():
+            if not any(left.values()):
+                break
+            name = data.true_label(pool.index[row])
+            if left[name]:
+                left[name] -= 1
+                chosen.append(pool.index[row])
+        missing = {name: self.per_class - count for name, count in left.items() if count}
+        if missing:
+            raise ValueError(
+                f"initial=Balanced(per_class={self.per_class}) finds only these of some classes in the pool: {missing}; "
+                f"lower per_class, or start with initial=AtRandom(size)."
+            )
+        return chosen
+
+
+@dataclass(frozen=True)
+class AtRandom(Initial):
+    """Uniformly at random. Args: size: how many; 0 is a cold start, where the strategy asks with an untrained model."""
+
+    size: int = 20
+
+    def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        if not 0 <= self.size <= len(pool):
+            raise ValueError(f"initial=AtRandom(size={self.size}) must be from 0 to {len(pool)}, the size of the pool.")
+        return [pool.index[row] for row in torch.randperm(len(pool), generator=generator)[: self.size].tolist()]
+
+
+@dataclass(frozen=True)
+class Given(Initial):
+    """These positions of the data set, in this order."""
+
+    at: tuple[int, ...]
+
+    def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        pool.require_free(list(self.at))
+        return list(self.at)

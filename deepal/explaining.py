@@ -1,0 +1,57 @@
+"""A command line parser whose refusals are sentences: what was typed, and what was probably meant."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+import deepal.callbacks
+import deepal.data
+import deepal.modules
+import deepal.nn
+import deepal.oracles
+import deepal.strategies
+
+
+class ExplainingParser(ArgumentParser):
+    """An ArgumentParser that answers an unknown name with the nearest known one, and no page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        sys.exit(f"{self.prog}: {_explained(message, _options(self))} See {self.prog} --help.")
+
+
+def _explained(message: str, options: Iterable[str]) -> str:
+    """The parser's message as a sentence of ours, where it is one of the mistakes that people make."""
+    text = " ".join(message.split())
+    where = f" for --{key}" if (key := _found(r'Parser key "([^"]+)"', text)) else ""
+    if denied := _found(r"Importing '([^']+)' is not allowed", text):
+        return f"'{denied}' is not allowed{where}: --allow-import {denied.partition('.')[0]} allows what you trust."
+    if unknown := _found(r"Expected a dot import path string: ([\w.]+)", text):
+        return f"there is no '{unknown}'{where}{_nearest(unknown, _exported())}."
+    if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
+        return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."
+    return f"{text}."
+
+
+def _found(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return next(group for group in match.groups() if group) if match else None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+def _exported() -> list[str]:
+    rooms: list[Any] = [deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks]
+    return [name for room in rooms for name in vars(room) if name[0].isupper()]
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    """Every option of the parser, whole and by its last word."""
+    whole = [string.lstrip("-") for action in parser._actions for string in action.option_strings]
+    return whole + [name.rpartition(".")[2] for name in whole]

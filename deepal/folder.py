@@ -1,0 +1,61 @@
+"""A run's folder: one process at a time holds it, and a file in it is whole or not there."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_held: set[Path] = set()  # by this process: a record lock does not keep a process from itself
+
+
+class FolderHeldError(RuntimeError):
+    """Another process, or another learner of this one, is working in the folder."""
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """Hold the run folder, made where it is missing. Raises FolderHeldError, naming who holds it.
+
+    The lock belongs to the process and dies with it, however it dies: nothing has to be cleaned up by hand.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    if folder in _held:
+        raise FolderHeldError(f"the run folder {folder} is in use by another learner of this process; end that one first.")
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise FolderHeldError(
+                f"the run folder {folder} is held by {file.read() or 'another process'}, which is alive; wait for it to "
+                f"end, or give this run another folder with --name."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        _held.add(folder)
+        try:
+            yield folder
+        finally:
+            _held.discard(folder)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path`, and move it there once it is on the disk: a process killed in between
+    leaves the old file, or none. Within one folder, so also where temporary files live on another file system."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,5 @@
+"""LightningModules that can say what strategies ask. Exported here is registered under its name."""
+
+from deepal.modules.classifier import Classifier
+
+__all__ = ["Classifier"]

@@ -1,0 +1,170 @@
+"""`Classifier`: the supervised image classifier that the other modules vary."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+
+from deepal.functional import gradients
+from deepal.nn import MLP, Network
+from deepal.task import Task
+
+
+class Classifier(LightningModule):
+    """A backbone trained with cross-entropy, that says `logits`, `probs`, `embedding`, `logit_gradient` and
+    `gradient_embedding` of images.
+
+    It is a recipe until the data is known: the network is drawn by `configure_network`, anew in each cycle.
+
+    Args:
+        backbone: a network of `deepal.nn`, called with (input shape, number of classes).
+        optimizer: called with the parameters to train.
+        scheduler: called with the optimizer; it steps once a training step. None: a constant learning rate.
+        frozen: train the last layer alone; the features below it keep their weights and their batch norm statistics.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[Sequence[int], int], Network] = MLP,
+        optimizer: Callable[[Iterable], Optimizer] = Adam,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.optimizer, self.scheduler, self.frozen = backbone, optimizer, scheduler, frozen
+
+    def configure_network(self, task: Task) -> None:
+        """Draw the network for this task, from the global generator."""
+        self.task = task
+        self.network = self.backbone(task.input_shape, len(task.classes))
+        if self.frozen:
+            self.network.requires_grad_(False)
+            self.network.head.requires_grad_(True)
+        self.validation_metrics = _metrics(len(task.classes), "val/")
+        self.test_metrics = _metrics(len(task.classes), "test/")
+
+    # What it says of normalised images (B, channels, height, width)
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """The input of the last linear layer, (B, D)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.network.forward_features(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C)."""
+        return self.network.forward_head(self.embedding(images))
+
+    def probs(self, images: Tensor) -> Tensor:
+        """Class probabilities (B, C), in fp32."""
+        return torch.softmax(self.logits(images).float(), -1)
+
+    def logit_gradient(self, images: Tensor) -> Tensor:
+        """Gradient of the cross-entropy to the predicted class by the logits, (B, C)."""
+        return gradients.logit_gradient(self.logits(images))
+
+    def gradient_embedding(self, images: Tensor) -> Tensor:
+        """The dense gradient by the last layer's weights, (B, C * D): for small things."""
+        said = self.say(images, ("logit_gradient", "embedding"))
+        return gradients.gradient_embedding(said["logit_gradient"], said["embedding"])
+
+    def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Several signals by name, from one forward pass where they share it."""
+        embedding = self.embedding(images)
+        logits = self.network.forward_head(embedding)
+        shared = {
+            "embedding": lambda: embedding,
+            "logits": lambda: logits,
+            "probs": lambda: torch.softmax(logits.float(), -1),
+            "logit_gradient": lambda: gradients.logit_gradient(logits),
+        }
+        return {name: shared[name]() if name in shared else getattr(self, name)(images) for name in names}
+
+    # Training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([each for each in self.parameters() if each.requires_grad])
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode, but for features that are frozen."""
+        super().train(mode)
+        if mode and self.frozen and hasattr(self, "network"):
+            self.network.eval()
+        return self
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        logits = self(batch["input"])
+        loss = functional.cross_entropy(logits, batch["target"])
+        self._train_sums += torch.stack(
+            [loss.detach() * len(logits), (logits.argmax(1) == batch["target"]).sum(), loss.new_tensor(len(logits))]
+        )
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._train_sums = torch.zeros(3, device=self.device)  # loss, hits, images: logging a step costs as much as one
+
+    def on_train_epoch_end(self) -> None:
+        loss, hits, images = self._train_sums
+        self.log_dict({"train/loss": loss / images, "train/accuracy": hits / images})
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._measure(self.validation_metrics, batch)
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._measure(self.test_metrics, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.validation_metrics.compute(), batch_size=1)
+        self.validation_metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_metrics.compute(), batch_size=1)
+        self.test_metrics.reset()
+
+    def _measure(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> None:
+        metrics.update(self.probs(batch["input"]), batch["target"])
+
+
+def _metrics(classes: int, prefix: str) -> MetricCollection:
+    """What is measured on validation and test images, from class probabilities."""
+    metrics: dict[str, Metric] = {
+        "accuracy": MulticlassAccuracy(classes, average="micro"),
+        "macro_f1": MulticlassF1Score(classes, average="macro"),
+        "nll": _MeanOver(_nll),
+        "ece": MulticlassCalibrationError(classes),
+        "brier": _MeanOver(_brier),
+    }
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
+
+
+class _MeanOver(MeanMetric):
+    """The mean of a score of each row, of (probs (B, C), target (B,))."""
+
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._score = score
+
+    def update(self, probs: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        super().update(self._score(probs, target))
+
+
+def _nll(probs: Tensor, target: Tensor) -> Tensor:
+    """-log p_target, the probability held above the smallest normal number."""
+    return -probs.gather(1, target.unsqueeze(1)).squeeze(1).clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+
+def _brier(probs: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of the probabilities to the one-hot target  (Brier, 1950), within [0, 2]."""
+    return (probs - functional.one_hot(target, probs.shape[1])).square().sum(1)

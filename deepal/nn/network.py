@@ -1,0 +1,38 @@
+"""What a backbone is: features, then one linear layer."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """An image classifier split where active learning reads it: `embedding` is the input of the last linear layer.
+
+    A network is drawn from (input_shape, classes, options of its own): input_shape is (channels, height, width). The
+    split carries timm's names, so `forward` is `forward_head(forward_features(x))`.
+    """
+
+    head: nn.Linear
+
+    @abstractmethod
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images (B, channels, height, width) to embeddings (B, D)."""
+
+    def forward_head(self, embedding: Tensor) -> Tensor:
+        """Embeddings (B, D) to logits (B, C)."""
+        return self.head(embedding)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+def width_of(features: nn.Module, input_shape: Sequence[int]) -> int:
+    """How many features come out for one image of this shape, found by passing one through in eval mode."""
+    training = features.training
+    features.eval()
+    with torch.no_grad():
+        width = features(torch.zeros(1, *input_shape)).shape[1]
+    features.train(training)
+    return width

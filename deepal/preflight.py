@@ -1,0 +1,134 @@
+"""What is refused before anything trains, with a sentence that names what was typed and the cure."""
+
+import difflib
+import inspect
+import platform
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from deepal import __version__
+from deepal.strategies.base import QueryStrategy
+
+OURS = (
+    "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
+    "num_sanity_val_steps", "fast_dev_run", "barebones", "use_distributed_sampler", "enable_autolog_hparams",
+    "model_registry", "reload_dataloaders_every_n_epochs",
+)  # fmt: skip
+"""Options of a Trainer that the learner sets itself."""
+
+_KNOWN_OF_LABELED = {"target", "cycle"}
+
+
+class Sized(Protocol):
+    """The sizes of a run, as a learner holds them."""
+
+    query_size: int
+    budget: int
+    pool_subset: int | None
+    threads: int
+
+
+def refuse_bad_sizes(run: Sized, first: int = 0, pool: int | None = None) -> None:
+    """Raises ValueError for a query size, budget, subset or number of threads that cannot work.
+
+    Args: first: how many initial labels there are; pool: how many images can be labeled, where that is known.
+    """
+    if run.query_size < 1:
+        raise ValueError(f"query_size={run.query_size} must be at least 1: it is how many labels a cycle asks for.")
+    if run.threads < 1:
+        raise ValueError(f"threads={run.threads} must be at least 1.")
+    if run.pool_subset is not None and run.pool_subset < run.query_size:
+        raise ValueError(f"pool_subset={run.pool_subset} must hold at least query_size={run.query_size} images.")
+    if run.budget < max(first, 1):
+        raise ValueError(
+            f"budget={run.budget} is below the {first or 'first'} initial labels, which it includes; raise budget, or "
+            f"lower initial."
+        )
+    if pool is not None and run.query_size > pool - first:
+        raise ValueError(
+            f"query_size={run.query_size} is larger than the pool, which holds {pool - first} images beside the {first} "
+            f"initial labels; lower query_size."
+        )
+
+
+def refuse_bad_needs(strategy: QueryStrategy, module: LightningModule) -> None:
+    """Raises ValueError where the strategy reads a signal that the module cannot say, and names modules that can."""
+    for of, names in strategy.needs.items():
+        for name in names:
+            if callable(getattr(module, name, None)) or (of == "labeled" and name in _KNOWN_OF_LABELED):
+                continue
+            able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
+            raise ValueError(
+                f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
+                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}."
+            )
+
+
+def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a Trainer as given: those left at their default dropped, numbers as numbers, a length where none is.
+
+    Raises ValueError for an option that a Trainer does not have, one that is ours, and more than one process.
+    """
+    known = inspect.signature(Trainer).parameters
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise ValueError(
+                f"trainer.{name} is no option of lightning.Trainer{f'; did you mean trainer.{close[0]}?' if close else '.'}"
+            )
+        if name in OURS:
+            raise ValueError(f"trainer.{name} is set by the learner itself; leave it out.")
+    plain = {name: _number(value) for name, value in options.items()}
+    given = {name: value for name, value in plain.items() if value is not None and value != known[name].default}
+    if str(given.get("strategy", "")).startswith(("ddp", "fsdp", "deepspeed")) or _processes(given) > 1:
+        raise ValueError(
+            f"trainer.devices={given.get('devices', 'auto')} and trainer.strategy={given.get('strategy', 'auto')} ask for "
+            f"several processes, and deepal runs in one so far; leave trainer.strategy out and set trainer.devices=1."
+        )
+    if not any(name in given for name in ("max_steps", "max_epochs", "max_time")):
+        given["max_steps"] = 500
+    given["devices"] = given.get("devices", 1)
+    return given
+
+
+def environment(trainer: Trainer, threads: int) -> dict[str, Any]:
+    """Where and with what a process takes up a run, and whether it can be repeated bit for bit there."""
+    device = trainer.strategy.root_device
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "deepal": __version__,
+        "host": socket.gethostname(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": threads,
+        "bit_exact": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _number(value: Any) -> Any:
+    """`"2"` as 2: options that may be a word or a number arrive from a command line as words."""
+    if isinstance(value, str):
+        for kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                pass
+    return value
+
+
+def _processes(options: Mapping[str, Any]) -> int:
+    devices = options.get("devices", 1)
+    devices = len(devices) if isinstance(devices, list) else devices
+    return options.get("num_nodes", 1) * (devices if isinstance(devices, int) and devices > 0 else 1)
+
+
+def _subclasses(of: type) -> Iterator[type]:
+    for each in of.__subclasses__():
+        yield each
+        yield from _subclasses(each)

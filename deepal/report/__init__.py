@@ -1,0 +1,7 @@
+"""What people look at: the display, the curve, the dashboards. Watchers of a run, one an interest."""
+
+from deepal.report.curve import Curve
+from deepal.report.display import Display
+from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
+
+__all__ = ["Curve", "Display", "TensorBoard", "Tracker", "WeightsAndBiases"]

@@ -1,0 +1,53 @@
+"""The learning curve of a run as a picture: accuracy against labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from deepal.ledger import Result
+from deepal.watching import Watcher
+
+BLUE, GRAY = "#0072b2", "#555555"  # of the palette that color-blind people tell apart (Okabe & Ito, 2008)
+
+
+class Curve(Watcher):
+    """Draws `curve.png` into the run folder when a run ends.
+
+    Args: title: above the picture; metric: which of the measured.
+    """
+
+    def __init__(self, title: str, metric: str = "test/accuracy") -> None:
+        self.title, self.metric = title, metric
+
+    def end(self, folder: Path, results: Sequence[Result]) -> None:
+        measured = [each for each in results if self.metric in each.metrics]
+        if measured:
+            draw(measured, self.metric, self.title, folder / "curve.png")
+
+
+def draw(results: Sequence[Result], metric: str, title: str, path: Path) -> None:
+    """Draw one metric of these results against the labels that they had."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    labels, values = [each.labels for each in results], [each.metrics[metric] for each in results]
+    axes.plot(labels, values, color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.annotate(
+        f"{values[-1]:.3f}",
+        (labels[-1], values[-1]),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=BLUE,
+    )
+    axes.set_xlabel("labels (initial ones included)", color=GRAY)
+    axes.set_ylabel(metric.replace("test/", "test "), color=GRAY)
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.margins(x=0.08)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.tick_params(colors=GRAY)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path)

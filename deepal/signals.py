@@ -1,0 +1,101 @@
+"""`Signals`: what a model says of a set of samples, where modules, strategies and the scan meet.
+
+A signal is a named tensor with one row a sample. The names and shapes in use (B rows, C classes, D features):
+
+    logits (B, C)   probs (B, C)   embedding (B, D)   logit_gradient (B, C)   target (B,)   cycle (B,)
+
+Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, overload
+
+import torch
+from torch import Tensor
+
+Score = Callable[[Mapping[str, Tensor]], Tensor]
+"""A row-wise function: the signals of some rows to one number each."""
+
+
+class Source(Protocol):
+    """Where signals come from: a scan of a module over a data set, or arrays in memory."""
+
+    def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The signals `names` of `positions` (n,), one row each, in that order."""
+        ...
+
+    def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
+        """`score` of the signals `names` of each position, (n,), without keeping the signals."""
+        ...
+
+
+class Signals:
+    """The signals of a set of samples, in the order of `positions`.
+
+    Args:
+        positions: (n,) positions in the source, one a row.
+        source: what reads them.
+        known: signals at hand already, n rows each.
+
+    >>> pool = Signals.of({"probs": torch.tensor([[0.9, 0.1], [0.5, 0.5]])})
+    >>> pool.take(torch.tensor([1]))["probs"]
+    tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(self, positions: Tensor, source: Source, known: Mapping[str, Tensor] | None = None) -> None:
+        self.positions = positions
+        self._source = source
+        self._known = dict(known or {})
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Tensor]) -> "Signals":
+        """Signals from tensors in memory, with one length. Raises ValueError where lengths differ."""
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"signals of one set must have as many rows each, and these have {lengths}.")
+        positions = torch.arange(next(iter(lengths.values()), 0))
+        return cls(positions, _Arrays(arrays), arrays)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, names: str) -> Tensor: ...
+    @overload
+    def __getitem__(self, names: tuple[str, ...]) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, names: str | tuple[str, ...]) -> Tensor | tuple[Tensor, ...]:
+        """One signal, or several read in one pass: `error, features = pool["logit_gradient", "embedding"]`."""
+        wanted = (names,) if isinstance(names, str) else names
+        missing = tuple(name for name in wanted if name not in self._known)
+        if missing:
+            self._known |= self._source.read(self.positions, missing)
+        return self._known[names] if isinstance(names, str) else tuple(self._known[name] for name in names)
+
+    def take(self, rows: Tensor) -> "Signals":
+        """The set of these rows alone; what is not known of them yet is read for them alone."""
+        return Signals(self.positions[rows], self._source, {name: array[rows] for name, array in self._known.items()})
+
+    def map(self, score: Score, names: tuple[str, ...]) -> Tensor:
+        """A row-wise score of the signals `names`, (n,), computed batch by batch where they are read."""
+        if all(name in self._known for name in names):
+            return score({name: self._known[name] for name in names})
+        return self._source.map(self.positions, names, score)
+
+
+class _Arrays:
+    """A source whose signals are all at hand: asked for another, it says which it has."""
+
+    def __init__(self, arrays: Mapping[str, Tensor]) -> None:
+        self.arrays = arrays
+
+    def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        for name in names:
+            if name not in self.arrays:
+                raise ValueError(
+                    f"the signal '{name}' is needed, and only {', '.join(self.arrays) or 'none'} was given; "
+                    f"give it as an array with one row a sample."
+                )
+        return {name: self.arrays[name][positions] for name in names}
+
+    def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
+        return score(self.read(positions, names))

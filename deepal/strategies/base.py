@@ -1,0 +1,136 @@
+"""What a query strategy is: it reads signals and chooses rows. It never sees a model, a loader, a device or a file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepal.signals import Signals
+
+Needs = Mapping[str, tuple[str, ...]]
+"""Which signals are read of which set: `{"pool": ("embedding",), "labeled": ("embedding",)}`."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a strategy may look at: the pool to choose from, and what is labeled already (with `target` and `cycle`)."""
+
+    pool: Signals
+    labeled: Signals
+
+    def take(self, rows: Tensor) -> "View":
+        """The same view with only these rows in the pool."""
+        return View(self.pool.take(rows), self.labeled)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Rows of the pool to label, in the order to ask, with a score each where the strategy has one."""
+
+    rows: Tensor
+    scores: Tensor | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NonFiniteScoresError(ValueError):
+    """A score was NaN or infinite: it is refused, because sorting would rank NaN first."""
+
+
+class QueryStrategy(ABC):
+    """Chooses what to label next. A subclass is a frozen dataclass with `needs` and `select`, and is final: to vary a
+    strategy, wrap it in another (`Prefilter(by=Margin(), then=CoreSet())`)."""
+
+    needs: Needs = {}
+
+    @abstractmethod
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        """Choose `query_size` distinct rows of `view.pool` (all of them where it holds no more).
+
+        Called through `choose`, which checks what comes back. Every coin is tossed with `generator`.
+        """
+
+
+class Acquisition(QueryStrategy):
+    """A strategy that scores each row by itself and takes the highest: `score` runs inside the scan, batch by batch,
+    so only the scores are ever kept. Ties are broken by the generator."""
+
+    @abstractmethod
+    def score(self, signals: Mapping[str, Tensor]) -> Tensor:
+        """One finite number a row, higher is more informative, from the signals that `needs["pool"]` names."""
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        scores = view.pool.map(self.score, self.needs["pool"])
+        rows = top_k(scores, query_size, generator, by=repr(self))
+        return Choice(rows, scores[rows])
+
+
+def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor:
+    """The rows of the k largest scores, largest first, ties in the generator's order.
+
+    Raises NonFiniteScoresError, naming `by`, where a score is NaN or infinite.
+    """
+    wrong = int((~scores.isfinite()).sum())
+    if wrong:
+        raise NonFiniteScoresError(
+            f"{by} gave {wrong} of {len(scores)} rows a score that is NaN or infinite; nothing was chosen."
+        )
+    shuffled = torch.randperm(len(scores), generator=generator)
+    return shuffled[scores[shuffled].sort(descending=True, stable=True).indices[:k]]
+
+
+def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torch.Generator) -> Choice:
+    """Let `strategy` select, and check that it chose as many distinct rows of the pool as it was asked for."""
+    query_size = min(query_size, len(view.pool))
+    choice = strategy.select(view, query_size, generator)
+    rows = choice.rows
+    if len(rows) != query_size or len(rows.unique()) != query_size or (rows < 0).any() or (rows >= len(view.pool)).any():
+        raise ValueError(
+            f"{strategy!r} must choose {query_size} distinct rows of a pool of {len(view.pool)}, and chose {rows.tolist()}."
+        )
+    return choice
+
+
+def select(
+    strategy: QueryStrategy,
+    pool: Mapping[str, Any],
+    labeled: Mapping[str, Any] | Sequence[int] = (),
+    *,
+    query_size: int,
+    seed: int = 0,
+) -> list[int]:
+    """Choose from arrays alone, for people who have signals and no loop: arrays in, positions out.
+
+    Args:
+        strategy: any query strategy.
+        pool: the signals by name, arrays or tensors with one row a sample.
+        labeled: either the signals of the labeled set by name, or the positions in `pool` that are labeled already:
+            these are then never chosen.
+        query_size: how many to choose.
+        seed: of every coin the strategy tosses.
+    Returns positions in `pool`, in the order to ask. Raises ValueError for a signal that is needed and not given, for
+    positions out of range or repeated, and for a query size that is not positive or larger than what can be chosen.
+
+    >>> from deepal.strategies import Margin
+    >>> select(Margin(), {"probs": [[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]]}, labeled=[1], query_size=1)
+    [2]
+    """
+    whole = Signals.of({name: torch.as_tensor(array) for name, array in pool.items()})
+    if isinstance(labeled, Mapping) and labeled:
+        known = Signals.of({name: torch.as_tensor(array) for name, array in labeled.items()})
+        free = torch.arange(len(whole))
+    else:
+        taken = torch.as_tensor(list(labeled), dtype=torch.long)
+        if len(taken.unique()) != len(taken) or (taken < 0).any() or (taken >= len(whole)).any():
+            raise ValueError(
+                f"labeled must hold distinct positions from 0 to {len(whole) - 1}, and holds {taken.tolist()}."
+            )
+        known = whole.take(taken)
+        free = torch.ones(len(whole), dtype=torch.bool).index_fill_(0, taken, False).nonzero().squeeze(1)
+    if not 0 < query_size <= len(free):
+        raise ValueError(f"query_size={query_size} must be from 1 to {len(free)}, the samples that can be chosen.")
+    view = View(pool=whole.take(free), labeled=known)
+    choice = choose(strategy, view, query_size, torch.Generator().manual_seed(seed))
+    return [int(position) for position in free[choice.rows]]

@@ -1,0 +1,62 @@
+"""Who watches a run: displays, trackers, pictures. A run tells them what happens, and none of them can stop it."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepal.ledger import Result
+
+log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Is told what a run does, as it does it. Every method may be left as it is."""
+
+    def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
+        """A run begins or goes on, with these results of earlier cycles."""
+
+    def phase(self, cycle: int, name: str, total: int | None) -> None:
+        """A cycle enters the phase fit, test or scan, of so many steps or images where that is known."""
+
+    def advance(self, done: int) -> None:
+        """So many steps or images of the phase are done."""
+
+    def measured(self, result: Result, results: Sequence[Result]) -> None:
+        """A cycle is written down; the results of all so far."""
+
+    def end(self, folder: Path, results: Sequence[Result]) -> None:
+        """The run has ended, or has been stopped by an error."""
+
+
+class Watchers:
+    """Several watchers. One that raises is reported once and dropped: a dashboard that is down stops no run."""
+
+    def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
+        self._watchers = list(watchers)
+
+    def tell(self, what: str, *arguments: Any) -> None:
+        for watcher in tuple(self._watchers):
+            try:
+                getattr(watcher, what)(*arguments)
+            except Exception as error:
+                self._watchers.remove(watcher)
+                log.warning("%s failed (%s) and is left out; the run goes on.", type(watcher).__name__, error)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without what a Trainer says at each fit: here a run has many."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for each in loggers:
+            each.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)

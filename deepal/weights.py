@@ -1,0 +1,75 @@
+"""Trained weights in files: safetensors, which hold numbers and never code, with what is needed to use them."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from deepal import fingerprint, folder
+from deepal.task import Task
+
+_BUILDABLE = ("deepal.", "torch.optim.")
+"""Packages whose classes a file of weights may name; a file cannot make us import anything else."""
+
+
+def save(module: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
+    """Write the weights of `module` atomically, with how to build it again and `notes` (plain values)."""
+    metadata = {"module": fingerprint.describe(module), "task": fingerprint.describe(getattr(module, "task", None))}
+    tensors = {name: each.detach().cpu().contiguous().clone() for name, each in module.state_dict().items()}
+    text = {"deepal": json.dumps({**metadata, **notes})}
+    folder.write_atomically(path, lambda partial_file: save_file(tensors, partial_file, metadata=text))
+
+
+def load_into(module: nn.Module, path: Path) -> dict[str, Any]:
+    """Read the weights of a file into `module`; returns the notes of the file."""
+    module.load_state_dict(load_file(path))
+    return _metadata(path)
+
+
+def load_model(path: str | Path, module: LightningModule | None = None) -> LightningModule:
+    """A trained model for inference, in eval mode; `model.task.normalize(images)` is what it reads.
+
+    Args:
+        path: a run folder, or a file of weights in one.
+        module: to load into, for modules that deepal did not make; its network has the shapes of the file's.
+    Raises FileNotFoundError where there is no model yet, and ValueError where the file names a module that only its
+    maker can build.
+    """
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is not there; a run writes it when it ends, so run it to its budget first.")
+    if module is None:
+        described = _metadata(file)
+        module = _build(described["module"])()
+        task = {name: tuple(value) for name, value in described["task"].items() if name != "class"}
+        module.configure_network(Task(**task))
+    load_into(module, file)
+    return module.eval()
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["deepal"])
+
+
+def _build(described: Any) -> Any:
+    """What `fingerprint.describe` described: a partial of each class that it names."""
+    if isinstance(described, list):
+        return [_build(each) for each in described]
+    if not isinstance(described, dict):
+        return described
+    name = described.get("class", "")
+    if not name.startswith(_BUILDABLE):
+        raise ValueError(
+            f"the file was written by a {name or 'module'}, which is not deepal's; build it, and give it as module=."
+        )
+    made = getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
+    return partial(made, **{key: _build(value) for key, value in described.items() if key != "class"})
