@@ -28,7 +28,7 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.data.pool import Pool
 from deepal.fingerprint import NEUTRAL
-from deepal.ledger import INITIAL, Ledger, Query, Result
+from deepal.ledger import Ledger, Query, Result
 from deepal.oracles import Answer, DatasetOracle, Oracle
 from deepal.preflight import environment, refuse_bad_needs, refuse_bad_sizes, trainer_options
 from deepal.scan import Scan
@@ -288,15 +288,12 @@ class Learner:
             first = self.initial.positions(self.data.pool, self.data, generator)
             self.data.pool.require_free(first)
             refuse_bad_sizes(self, first=len(first), pool=len(self.data.pool))
-            ledger.declare(
-                {
-                    "config": fingerprint.describe(self),
-                    "digest": self._digest(),
-                    "data": self.data.fingerprint(),
-                    "validation": len(self.data.validation_positions),
-                }
-            )
-            ledger.ask(INITIAL, Query(tuple(first)))
+            manifest = {
+                "config": fingerprint.describe(self),
+                "data": self.data.fingerprint(),
+                "validation": len(self.data.validation_positions),
+            }
+            ledger.declare(manifest, Query(tuple(first)))
         ledger.session(environment(trainer, self.threads))
 
     def _refuse_another_config(self, manifest: Mapping[str, Any]) -> None:

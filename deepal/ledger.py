@@ -104,11 +104,12 @@ class Ledger:
         """What the run is made of, as first written; empty in a new ledger."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM manifest")}
 
-    def declare(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest of a new run."""
+    def declare(self, manifest: Mapping[str, Any], first: Query) -> None:
+        """Write the manifest of a new run, and ask its first labels: one transaction."""
         with self._transaction():
             for key, value in manifest.items():
                 self._db.execute("INSERT INTO manifest VALUES (?, ?)", (key, json.dumps(value)))
+            self._write_query(INITIAL, first)
 
     def session(self, environment: Mapping[str, Any]) -> None:
         """Record that a process has taken up the run, on this machine, with these versions."""
@@ -132,20 +133,7 @@ class Ledger:
         with self._transaction():
             if result is not None:
                 self._write_result(result)
-            asked = self._positions("SELECT position FROM queries WHERE cycle = ? ORDER BY rank", cycle)
-            if asked and asked != list(query.positions):
-                raise LedgerError(f"cycle {cycle} has asked {asked} already, and was to ask {list(query.positions)}.")
-            if asked:
-                return
-            before = set(self._positions("SELECT position FROM queries")) & set(query.positions)
-            if before:
-                raise LedgerError(f"positions {sorted(before)} were asked before cycle {cycle}; each is asked once.")
-            scores = query.scores or (None,) * len(query.positions)
-            rows = zip(query.positions, scores, strict=True)
-            self._db.executemany(
-                "INSERT INTO queries VALUES (?, ?, ?, ?, ?)",
-                [(position, cycle, rank, score, _now()) for rank, (position, score) in enumerate(rows)],
-            )
+            self._write_query(cycle, query)
 
     def answer(self, answers: Sequence[Answer]) -> None:
         """Write answers. A later answer to a position is a new row, and counts. Raises LedgerError for a position that
@@ -172,7 +160,10 @@ class Ledger:
 
     def results(self) -> list[Result]:
         rows = self._db.execute("SELECT cycle, labels, asked, validation, metrics, seconds FROM results ORDER BY cycle")
-        return [Result(*row[:4], metrics=json.loads(row[4]), seconds=json.loads(row[5])) for row in rows]
+        return [
+            Result(cycle, labels, asked, validation, json.loads(metrics), json.loads(seconds))
+            for cycle, labels, asked, validation, metrics, seconds in rows
+        ]
 
     def unanswered(self) -> list[int]:
         """Every position that was asked and has no answer, in the order of asking."""
@@ -231,6 +222,21 @@ class Ledger:
             )  # fmt: skip
         elif (known.labels, known.asked, known.metrics) != (result.labels, result.asked, dict(result.metrics)):
             raise LedgerError(f"cycle {result.cycle} has measured {known.metrics} already, and now {result.metrics}.")
+
+    def _write_query(self, cycle: int, query: Query) -> None:
+        asked = self.asked(cycle)
+        if asked and asked != list(query.positions):
+            raise LedgerError(f"cycle {cycle} has asked {asked} already, and was to ask {list(query.positions)}.")
+        if asked:
+            return
+        before = set(self._positions("SELECT position FROM queries")) & set(query.positions)
+        if before:
+            raise LedgerError(f"positions {sorted(before)} were asked before cycle {cycle}; each is asked once.")
+        rows = zip(query.positions, query.scores or (None,) * len(query.positions), strict=True)
+        self._db.executemany(
+            "INSERT INTO queries VALUES (?, ?, ?, ?, ?)",
+            [(position, cycle, rank, score, _now()) for rank, (position, score) in enumerate(rows)],
+        )
 
     def _positions(self, query: str, *parameters: int) -> list[int]:
         return [row[0] for row in self._db.execute(query, parameters)]

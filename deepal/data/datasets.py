@@ -57,7 +57,8 @@ class TorchvisionData(ActiveDataModule):
             return dataset(str(Path(self.root).expanduser()), download=True, **split)
         except (RuntimeError, OSError) as error:
             raise FileNotFoundError(
-                f"{name} is not in data.root='{self.root}' (empty or missing), and downloading it failed ({' '.join(str(error).split())}). "
+                f"{name} is not in data.root='{self.root}' (empty or missing), and downloading it failed "
+                f"({' '.join(str(error).split())}). "
                 f"Give the folder that holds it with --data.root, or connect to a network."
             ) from error
 

@@ -44,6 +44,9 @@ class QueryStrategy(ABC):
     strategy, wrap it in another (`Prefilter(by=Margin(), then=CoreSet())`)."""
 
     needs: Needs = {}
+    keeps_prefix: bool = True
+    """Whether the first k of K chosen rows are what a query of k would have chosen: then a query that is answered in part
+    is a good query. Methods that choose row after row do, methods that choose a set at once do not."""
 
     @abstractmethod
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:

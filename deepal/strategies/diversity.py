@@ -24,6 +24,7 @@ class KMeans(QueryStrategy):
     cluster is asked first (a baseline that equals far newer methods at low budgets)."""
 
     needs = {"pool": ("embedding",)}
+    keeps_prefix = False
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points = view.pool["embedding"]

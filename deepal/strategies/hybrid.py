@@ -38,6 +38,10 @@ class Prefilter(QueryStrategy):
         sets = {**self.by.needs, **self.then.needs}
         return {of: tuple(dict.fromkeys((*self.by.needs.get(of, ()), *self.then.needs.get(of, ())))) for of in sets}
 
+    @property
+    def keeps_prefix(self) -> bool:  # type: ignore[override]  # of one short list; with a factor, each query has its own
+        return self.keep is not None and self.then.keeps_prefix
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         kept = self.by.select(view, min(self._keep(query_size), len(view.pool)), generator).rows.sort().values
         choice = self.then.select(view.take(kept), query_size, generator)

@@ -1,0 +1,124 @@
+"""What is asked of every query strategy, ours or yours: `check_strategy(MyStrategy())` raises where one breaks it."""
+
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+
+import torch
+from torch import Tensor
+
+from deepal.functional import gradients
+from deepal.signals import Score, Signals
+from deepal.strategies.base import Acquisition, Choice, NonFiniteScoresError, QueryStrategy, View, choose
+
+
+def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> None:
+    """Ask a strategy what every strategy must answer.
+
+    It chooses distinct rows, as many as asked, all of them where there are no more; the same for the same seed, whatever
+    the global random state, which it leaves alone; it reads what it needs and nothing else, in any batches, and changes
+    none of it; it copes with a pool of equal rows and with nothing labeled; where it keeps prefixes, it does; an
+    acquisition follows its rows when the pool is permuted, refuses NaN, and breaks ties by the generator.
+
+    Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
+    Raises AssertionError, saying what was broken.
+    """
+    assert is_dataclass(strategy) and type(strategy).__dataclass_params__.frozen, "a strategy is a frozen dataclass"
+    assert type(strategy).__doc__, "a strategy says in its docstring what it does and where it comes from"
+    signals = made_up_signals(size, seed)
+    chosen = _rows(strategy, signals, 7)
+    assert len(set(chosen)) == len(chosen) == 7, "as many distinct rows as asked"
+    assert _rows(strategy, signals, 7) == chosen, "the same rows for the same seed"
+    assert sorted(_rows(strategy, signals, size + 5)) == list(range(size)), "the whole pool where it holds no more"
+    assert _rows(strategy, signals, 7, batch=13) == chosen, "the same rows in whatever batches signals are read"
+    _check_random_state(strategy, signals)
+    if strategy.keeps_prefix:
+        assert _rows(strategy, signals, 3) == chosen[:3], "the first three of seven are a query of three"
+    same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
+    assert len(set(_rows(strategy, same, 7))) == 7, "distinct rows of a pool of equal rows"
+    assert len(set(_rows(strategy, signals, 7, labeled=0))) == 7, "a cold start, with nothing labeled"
+    if isinstance(strategy, Acquisition):
+        _check_acquisition(strategy, signals, chosen)
+
+
+def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> dict[str, Tensor]:
+    """Every signal that a module of deepal says, of `size` samples that never were."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(size, classes, generator=generator)
+    return {
+        "logits": logits,
+        "probs": torch.softmax(logits, -1),
+        "embedding": torch.randn(size, width, generator=generator),
+        "logit_gradient": gradients.logit_gradient(logits),
+        "target": torch.randint(classes, (size,), generator=generator),
+        "cycle": torch.zeros(size, dtype=torch.long),
+    }
+
+
+class StrictSource:
+    """A source that serves signals in batches, refuses those that are not needed, and counts its passes."""
+
+    def __init__(self, signals: Mapping[str, Tensor], allowed: set[str], batch: int) -> None:
+        self.signals, self.allowed, self.batch = signals, allowed, batch
+        self.passes = 0
+
+    def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The signals of these positions, all at once."""
+        assert set(names) <= self.allowed, f"reads {set(names) - self.allowed}, which it does not say it needs"
+        self.passes += 1
+        return {name: self.signals[name][positions].clone() for name in names}
+
+    def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
+        """A score of these positions, batch by batch."""
+        scores = [score(self.read(some, names)) for some in positions.split(self.batch)]
+        return torch.cat(scores) if scores else torch.empty(0)
+
+
+def select_from(
+    strategy: QueryStrategy,
+    signals: Mapping[str, Tensor],
+    query_size: int,
+    seed: int = 0,
+    batch: int = 1000,
+    labeled: int = 5,
+) -> Choice:
+    """What a strategy chooses from these signals, with other made-up samples labeled."""
+    size = len(next(iter(signals.values())))
+    known = made_up_signals(labeled, seed + 1)
+    pool = StrictSource(signals, set(strategy.needs.get("pool", ())), batch)
+    view = View(
+        Signals(torch.arange(size), pool),
+        Signals(torch.arange(labeled), StrictSource(known, set(strategy.needs.get("labeled", ())), batch)),
+    )
+    return choose(strategy, view, query_size, torch.Generator().manual_seed(seed))
+
+
+def _rows(strategy: QueryStrategy, signals: Mapping[str, Tensor], query_size: int, **how: int) -> list[int]:
+    return select_from(strategy, signals, query_size, **how).rows.tolist()
+
+
+def _check_random_state(strategy: QueryStrategy, signals: Mapping[str, Tensor]) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        first = _rows(strategy, signals, 7)
+        assert torch.equal(before, torch.get_rng_state()), "every coin is tossed with the generator, none with the global one"
+        torch.manual_seed(2)
+        assert _rows(strategy, signals, 7) == first, "the global random state changes nothing"
+
+
+def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor], chosen: list[int]) -> None:
+    order = torch.randperm(len(signals["probs"]), generator=torch.Generator().manual_seed(9))
+    permuted = {name: array[order] for name, array in signals.items()}
+    assert order[_rows(strategy, permuted, 7)].tolist() == chosen, "a permuted pool gives the same samples"
+    broken = {name: array.clone() for name, array in signals.items()}
+    for array in broken.values():
+        if array.is_floating_point():
+            array[3] = torch.nan
+    try:
+        _rows(strategy, broken, 7)
+    except NonFiniteScoresError:
+        pass
+    else:
+        raise AssertionError("a NaN is refused, never ranked")
+    same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
+    assert _rows(strategy, same, 7, seed=1) != _rows(strategy, same, 7, seed=2), "ties are broken by the generator"

@@ -1,0 +1,100 @@
+"""The contract, asked of every strategy that is exported: a new one is checked because it is there."""
+
+import inspect
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from deepal import strategies, testing
+from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, Margin, Prefilter, QueryStrategy, Random
+from deepal.strategies.base import Acquisition, Choice
+
+NEEDS_ARGUMENTS = {Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))]}
+
+
+def exported() -> list[QueryStrategy]:
+    found = [getattr(strategies, name) for name in strategies.__all__]
+    classes = [each for each in found if inspect.isclass(each) and issubclass(each, QueryStrategy)]
+    return [one for each in classes if not inspect.isabstract(each) for one in NEEDS_ARGUMENTS.get(each, [each])]
+
+
+@pytest.mark.parametrize("strategy", exported(), ids=lambda each: repr(each if not inspect.isclass(each) else each()))
+def test_every_exported_strategy_keeps_the_contract(strategy):
+    testing.check_strategy(strategy() if inspect.isclass(strategy) else strategy)
+
+
+def test_abstract_or_final():
+    for abstract in (QueryStrategy, Acquisition):
+        with pytest.raises(TypeError):
+            abstract()
+
+
+@dataclass(frozen=True)
+class _ByGlobalCoin(QueryStrategy):
+    """Breaks the contract."""
+
+    def select(self, view, query_size, generator):
+        return Choice(torch.randperm(len(view.pool))[:query_size])
+
+
+@dataclass(frozen=True)
+class _Peeks(QueryStrategy):
+    """Breaks the contract."""
+
+    def select(self, view, query_size, generator):
+        return Choice(view.pool["probs"].amax(1).sort().indices[:query_size])
+
+
+@dataclass(frozen=True)
+class _Repeats(QueryStrategy):
+    """Breaks the contract."""
+
+    def select(self, view, query_size, generator):
+        return Choice(torch.zeros(query_size, dtype=torch.long))
+
+
+@dataclass(frozen=True)
+class _ByIndex(Acquisition):
+    """Breaks the contract: a NaN becomes a number."""
+
+    needs = {"pool": ("probs",)}
+
+    def score(self, signals):
+        return signals["probs"][:, 0].nan_to_num(0)
+
+
+@pytest.mark.parametrize("broken", [_ByGlobalCoin(), _Peeks(), _Repeats(), _ByIndex()])
+def test_the_contract_can_be_broken(broken):
+    with pytest.raises((AssertionError, ValueError)):
+        testing.check_strategy(broken)
+
+
+def test_random_is_uniform():
+    counts = Counter()
+    signals = testing.made_up_signals(10, 0)
+    for seed in range(3000):
+        counts.update(testing.select_from(Random(), signals, 2, seed=seed).rows.tolist())
+    expected = 3000 * 2 / 10
+    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 27.9  # chi-square, 9 degrees, p = .001
+
+
+def test_a_prefilter_by_and_then_the_same_is_that():
+    signals = testing.made_up_signals(200, 1)
+    once = set(testing.select_from(Margin(), signals, 10).rows.tolist())
+    twice = set(testing.select_from(Prefilter(Margin(), Margin(), factor=4), signals, 10).rows.tolist())
+    assert once == twice
+
+
+def test_a_prefilter_nests_and_chooses_from_its_short_list():
+    signals = testing.made_up_signals(200, 1)
+    kept = set(testing.select_from(Entropy(), signals, 50).rows.tolist())
+    nested = Prefilter(Entropy(), Prefilter(Margin(), KMeans(), keep=20), keep=50)
+    assert set(testing.select_from(nested, signals, 10).rows.tolist()) <= kept
+
+
+@pytest.mark.parametrize("wrong", [{"keep": 5, "factor": 2}, {"keep": 0}, {"factor": 0.5}])
+def test_a_prefilter_refuses_a_short_list_that_cannot_be(wrong):
+    with pytest.raises(ValueError, match="Prefilter"):
+        Prefilter(Margin(), CoreSet(), **wrong)
