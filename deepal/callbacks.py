@@ -1,6 +1,7 @@
 """What is done while a module trains: an exact restart, stopping, and keeping the best weights."""
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from deepal import folder, seeds
@@ -86,7 +88,7 @@ def _count_as_done(trainer: Trainer, epochs: int, steps: int) -> None:
         steps_taken.ready = steps_taken.completed = steps
 
 
-class StopAtTrainingAccuracy(Callback):
+class StopAtTrainingAccuracy(EarlyStopping):
     """Ends a fit with the first epoch whose training accuracy, measured while training, reaches `accuracy`.
 
     Args: accuracy: within (0, 1].
@@ -96,10 +98,13 @@ class StopAtTrainingAccuracy(Callback):
         if not 0 < accuracy <= 1:
             raise ValueError(f"StopAtTrainingAccuracy(accuracy={accuracy}) must be above 0 and at most 1.")
         self.accuracy = accuracy
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.callback_metrics["train/accuracy"] >= self.accuracy:
-            trainer.should_stop = True
+        super().__init__(
+            "train/accuracy",
+            mode="max",
+            stopping_threshold=accuracy - 1e-6,  # which has to be exceeded, and 1 cannot be
+            patience=sys.maxsize,
+            check_on_train_epoch_end=True,
+        )
 
 
 class BestWeights(Callback):

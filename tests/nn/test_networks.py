@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from deepal import nn as networks
+from deepal.nn import MLP, BatchBALDCNN, GalCNN, ResNet18, ResNet34, ResNet50, Torchvision
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (MLP, (1, 8, 8)),
+        (GalCNN, (1, 28, 28)),
+        (GalCNN, (1, 8, 8)),
+        (BatchBALDCNN, (1, 28, 28)),
+        (BatchBALDCNN, (3, 32, 32)),
+        (ResNet18, (1, 28, 28)),
+        (ResNet34, (3, 32, 32)),
+        (ResNet50, (3, 32, 32)),
+    ],
+)
+def test_the_embedding_is_the_input_of_the_last_linear_layer(network, shape):
+    made = network(shape, 7).eval()
+    images = torch.randn(2, *shape)
+    seen = []
+    made.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    logits = made(images)
+    assert logits.shape == (2, 7)
+    assert torch.equal(seen[0], made.forward_features(images))
+    assert torch.equal(made.forward_head(seen[0]), logits)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "mobilenet_v3_small", "densenet121", "shufflenet_v2_x0_5"])
+def test_any_classifier_of_torchvision(name):
+    made = Torchvision((1, 64, 64), 5, name=name).eval()
+    images = torch.randn(2, 1, 64, 64)
+    assert made.forward_features(images).shape == (2, made.head.in_features)
+    assert made(images).shape == (2, 5)
+
+
+def test_googlenet_answers_one_tensor_while_training():
+    assert Torchvision((3, 64, 64), 5, name="googlenet").train()(torch.randn(2, 3, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "squeezenet1_0"])
+def test_a_network_that_cannot_be_is_refused_by_name(name):
+    with pytest.raises(ValueError, match=name):
+        Torchvision((3, 64, 64), 5, name=name)
+
+
+def test_five_channels_are_refused():
+    with pytest.raises(ValueError, match="5"):
+        Torchvision((5, 64, 64), 5)
+
+
+def test_the_layers_of_the_papers():
+    """Gal et al. (2017) and Kirsch et al. (2019): kernel sizes, channels and dropout rates in order."""
+
+    def layers(network):
+        found = []
+        for each in network.modules():
+            if isinstance(each, torch.nn.Conv2d):
+                found.append(("conv", each.out_channels, each.kernel_size[0]))
+            elif isinstance(each, torch.nn.Dropout | torch.nn.Dropout2d):
+                found.append((type(each).__name__, each.p))
+            elif isinstance(each, torch.nn.Linear):
+                found.append(("linear", each.in_features, each.out_features))
+        return found
+
+    assert layers(GalCNN((1, 28, 28), 10)) == [
+        ("conv", 32, 4), ("conv", 32, 4), ("Dropout", 0.25), ("linear", 3872, 128), ("Dropout", 0.5), ("linear", 128, 10),
+    ]  # fmt: skip
+    assert layers(BatchBALDCNN((1, 28, 28), 10)) == [
+        ("conv", 32, 5), ("Dropout2d", 0.5), ("conv", 64, 5), ("Dropout2d", 0.5), ("linear", 1024, 128), ("Dropout", 0.5),
+        ("linear", 128, 10),
+    ]  # fmt: skip
+
+
+def test_finding_the_width_draws_nothing_and_changes_no_mode():
+    torch.manual_seed(0)
+    GalCNN((1, 28, 28), 10)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    made = GalCNN((1, 28, 28), 10)
+    assert torch.equal(torch.rand(1), after)
+    assert all(each.training for each in made.modules())
+    assert networks.Network in type(made).__mro__

@@ -1,0 +1,108 @@
+"""The picture of the house, held against the code: which room may know which, and which outside packages."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parent.parent / "deepal"
+
+FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
+    {"cli", "explaining", "report"},
+    {"learner", "weights", "scan", "preflight"},
+    {"strategies", "modules", "testing"},
+    {"functional", "signals", "nn", "data", "callbacks", "oracles", "ledger", "watching"},
+    {"seeds", "fingerprint", "task", "folder"},
+]
+ALONG = {  # the arrows within a floor
+    "cli": {"explaining", "report"},
+    "learner": {"weights", "scan", "preflight"},
+    "testing": {"strategies"},
+    "ledger": {"oracles"},
+    "watching": {"ledger"},
+}
+PICTURE = {  # rooms that may know less than all that lies below
+    "strategies": {"functional", "signals"},
+    "modules": {"functional", "nn", "task"},
+    "functional": set(),
+    "signals": set(),
+    "nn": set(),
+    "report": {"ledger", "watching"},
+}
+OUTSIDE = {  # packages besides the standard library, where that is held small
+    "functional": {"torch", "faiss"},
+    "signals": {"torch"},
+    "strategies": {"torch"},
+    "nn": {"torch", "torchvision"},
+    "modules": {"torch", "lightning", "torchmetrics"},
+    "ledger": set(),
+    "oracles": set(),
+    "watching": set(),
+    "seeds": set(),
+    "folder": set(),
+    "fingerprint": set(),
+    "cli": {"jsonargparse", "lightning"},
+}
+STANDARD = set(sys.stdlib_module_names)
+
+
+def room_of(path):
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from ([f"deepal.{alias.name}" for alias in node.names] if node.module == "deepal" else [node.module])
+
+
+FILES = [path for path in HOUSE.rglob("*.py") if room_of(path) != "__init__"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_arrows_run_down(path):
+    room = room_of(path)
+    floor = next(i for i, rooms in enumerate(FLOORS) if room in rooms)
+    allowed = PICTURE.get(room, set().union(*FLOORS[floor + 1 :]) | ALONG.get(room, set()))
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "deepal" and len(parts) > 1 and not parts[1].startswith("__"):
+            assert parts[1] == room or parts[1] in allowed, f"{room} may not know {parts[1]}"
+        elif parts[0] not in STANDARD | {"deepal"} and room in OUTSIDE:
+            assert parts[0] in OUTSIDE[room], f"{room} may not import {parts[0]}"
+
+
+def test_every_room_has_its_floor():
+    assert {room_of(path) for path in FILES} == set().union(*FLOORS)
+
+
+def test_pool_needs_the_standard_library_alone():
+    assert all(name.split(".")[0] in STANDARD for name in imports(HOUSE / "data" / "pool.py"))
+
+
+def test_faiss_is_known_to_one_file():
+    assert [path.name for path in FILES if "faiss" in imports(path)] == ["neighbors.py"]
+
+
+def test_no_cupboards_and_no_prints():
+    for path in FILES:
+        assert path.stem not in {"utils", "helpers", "common", "misc"}
+        assert not re.search(r"(?<![\w.])print\(", path.read_text())
+
+
+def test_init_files_only_export():
+    for path in HOUSE.glob("*/__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert all(isinstance(node, ast.ImportFrom | ast.Expr | ast.Assign) for node in body), path
+
+
+def test_files_and_tests_mirror_each_other():
+    tests = Path(__file__).parent
+    for path in tests.rglob("test_*.py"):
+        folder = path.relative_to(tests).parent
+        assert folder == Path() or (HOUSE / folder).is_dir(), f"{path} tests no room"
