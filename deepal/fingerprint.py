@@ -19,6 +19,8 @@ def describe(value: Any) -> Any:
     An object is described by its class and its constructor's arguments: a dataclass by its fields, another by the
     attributes of the same names, a partial or a class as the object that it makes with the defaults filled in.
     """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 0 in a signature and 0.0 from a command line are one value
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):

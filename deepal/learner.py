@@ -30,7 +30,7 @@ from deepal.data.pool import Pool
 from deepal.fingerprint import NEUTRAL
 from deepal.ledger import Ledger, Query, Result
 from deepal.oracles import Answer, DatasetOracle, Oracle
-from deepal.preflight import environment, refuse_bad_needs, refuse_bad_sizes, trainer_options
+from deepal.preflight import environment, refuse_bad_needs, refuse_bad_sizes, refuse_blind_callbacks, trainer_options
 from deepal.scan import Scan
 from deepal.signals import Signals
 from deepal.strategies.base import NonFiniteScoresError, QueryStrategy, View, choose
@@ -158,12 +158,13 @@ class Learner:
             module, seconds = self._fitted(cycle, trainer)
             metrics = result.metrics if result else self._test(cycle, trainer, module)
         query, reading = self._choose(cycle, trainer, module)
-        if result is None:
+        if new := result is None:
             labels, validation = len(self.data.pool.labeled), len(self.data.validation_positions)
             result = Result(cycle, labels, self._asked, validation, metrics, {**seconds, **reading})
         ledger.ask(cycle, trainer.strategy.broadcast(query), result)
         ledger.write_results(self._path / "results.csv")
-        self._watchers.tell("measured", result, ledger.results())
+        if new:
+            self._watchers.tell("measured", result, ledger.results())
 
     def _fitted(self, cycle: int, trainer: Trainer) -> tuple[LightningModule, dict[str, float]]:
         """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
@@ -283,6 +284,7 @@ class Learner:
             )
         refuse_bad_needs(self.strategy, self._fresh_module(0))
         trainer = make_trainer(self.trainer, self._path, None, [])
+        refuse_blind_callbacks(trainer, len(self.data.validation_positions))
         if not manifest:
             generator = torch.Generator().manual_seed(self._seed("initial"))
             first = self.initial.positions(self.data.pool, self.data, generator)
@@ -329,8 +331,8 @@ class Learner:
         return self._path / "cycles" / f"{cycle:03d}" / "weights.safetensors"
 
     def _validation_size(self) -> int:
-        share = self.data.validation
-        return share if isinstance(share, int) else round(share * self.budget)
+        wanted = self.data.validation
+        return round(wanted * self.budget) if wanted < 1 else int(wanted)
 
     def _digest(self) -> str:
         return fingerprint.digest(fingerprint.describe(self))

@@ -69,6 +69,17 @@ def refuse_bad_needs(strategy: QueryStrategy, module: LightningModule) -> None:
             )
 
 
+def refuse_blind_callbacks(trainer: Trainer, validation: int) -> None:
+    """Raises ValueError where a callback monitors a validation metric, and there are no validation images."""
+    for callback in trainer.callbacks:
+        monitor = str(getattr(callback, "monitor", ""))
+        if monitor.startswith("val") and not validation:
+            raise ValueError(
+                f"{type(callback).__name__} monitors {monitor}, and there are no validation images; set data.validation to "
+                f"how many labels they may cost."
+            )
+
+
 def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a Trainer as given: those left at their default dropped, numbers as numbers, a length where none is.
 

@@ -22,7 +22,8 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
     Raises AssertionError, saying what was broken.
     """
-    assert is_dataclass(strategy) and type(strategy).__dataclass_params__.frozen, "a strategy is a frozen dataclass"
+    assert is_dataclass(strategy), "a strategy is a dataclass"
+    assert type(strategy).__dataclass_params__.frozen, "a strategy is frozen"
     assert type(strategy).__doc__, "a strategy says in its docstring what it does and where it comes from"
     signals = made_up_signals(size, seed)
     chosen = _rows(strategy, signals, 7)
@@ -101,7 +102,9 @@ def _check_random_state(strategy: QueryStrategy, signals: Mapping[str, Tensor]) 
         torch.manual_seed(1)
         before = torch.get_rng_state()
         first = _rows(strategy, signals, 7)
-        assert torch.equal(before, torch.get_rng_state()), "every coin is tossed with the generator, none with the global one"
+        assert torch.equal(before, torch.get_rng_state()), (
+            "every coin is tossed with the generator, none with the global one"
+        )
         torch.manual_seed(2)
         assert _rows(strategy, signals, 7) == first, "the global random state changes nothing"
 

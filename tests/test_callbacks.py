@@ -131,7 +131,7 @@ def test_the_state_file_holds_numbers_and_never_code(tmp_path):
 
 def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     class Remember(Callback):
-        seen = []  # noqa: RUF012
+        seen = []
 
         def on_validation_end(self, trainer, module):
             weights = {name: each.clone() for name, each in module.state_dict().items()}

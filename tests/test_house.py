@@ -61,7 +61,7 @@ def imports(path):
             yield from ([f"deepal.{alias.name}" for alias in node.names] if node.module == "deepal" else [node.module])
 
 
-FILES = [path for path in HOUSE.rglob("*.py") if room_of(path) != "__init__"]
+FILES = [path for path in HOUSE.rglob("*.py") if not room_of(path).startswith("__")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HOUSE)))

@@ -32,8 +32,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         eval_batch_size: images a step of validation, test and scan.
         epoch_steps: training steps an epoch, over as many passes of the labeled set as that takes. None: one pass.
             An epoch is what a killed fit loses at most, and what logging costs once.
-        validation: images set apart for validation, labeled and reported on top of the budget: a share of the budget
-            (0.1), a number of images (500), or 0 for none.
+        validation: images set apart for validation, labeled and reported on top of the budget: below 1 a share of the
+            budget, else a number of images; 0 for none.
         pool_size: a random part of the training images, all that the run knows of. None: all of them.
         imbalance: the largest class is this many times the smallest, the others between on a geometric line (it reads
             the true classes: for simulations). None: as the data set is.
@@ -44,7 +44,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     batch_size: int = 64
     eval_batch_size: int = 512
     epoch_steps: int | None = None
-    validation: float | int = 0.1
+    validation: float = 0.1
     pool_size: int | None = None
     imbalance: float | None = None
     augmentation: list[Augmentation] = field(default_factory=list)
@@ -57,8 +57,10 @@ class ActiveDataModule(LightningDataModule, ABC):
                 raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1.")
         if self.epoch_steps is not None and self.epoch_steps < 1:
             raise ValueError(f"data.epoch_steps={self.epoch_steps} must be at least 1, or none for one pass.")
-        if self.validation < 0:
-            raise ValueError(f"data.validation={self.validation} must be a share, a number of images, or 0 for none.")
+        if self.validation < 0 or (self.validation >= 1 and self.validation != int(self.validation)):
+            raise ValueError(
+                f"data.validation={self.validation} must be a share of the budget below 1, or a number of images."
+            )
         if self.imbalance is not None and self.imbalance < 1:
             raise ValueError(f"data.imbalance={self.imbalance} must be at least 1: the largest class over the smallest.")
 

@@ -30,7 +30,7 @@ class Display(Watcher):
     def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
         self.console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
         if results:
-            self.console.print(f"taken up after {len(results)} cycles, with {results[-1].labels} labels")
+            self.console.print(f"taken up after {len(results)} cycles, with {results[-1].labels} labels", highlight=False)
             self.so_far = _line(results[-1])
         self.budget = budget
         self.task = self.progress.add_task("begin", total=None, cycle=len(results), so_far=self.so_far)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from deepal.functional import uncertainty
 
-
 seeds = st.integers(0, 2**31)
 SCORES = [uncertainty.entropy, uncertainty.least_confidence, uncertainty.margin]
 

@@ -1,0 +1,5 @@
+"""`python -m deepal` is `deepal`."""
+
+from deepal.cli import main
+
+main()

@@ -1,0 +1,70 @@
+import io
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from deepal.ledger import Result
+from deepal.report import Curve, Display, TensorBoard, WeightsAndBiases
+from tests.runs import digits
+
+RESULTS = [
+    Result(cycle, labels=20 + 10 * cycle, asked=20 + 10 * cycle, validation=4, metrics={"test/accuracy": accuracy},
+           seconds={"fit": 1.25, "scan": 0.5, "select": 0.125})
+    for cycle, accuracy in enumerate((0.5, 0.75, 0.8125))
+]  # fmt: skip
+SHORT = {"trainer": {"max_steps": 5}, "budget": 30}
+
+
+def shown(watchers, root, **changes):
+    digits(root, **{**SHORT, **changes}).run(watchers)
+
+
+def test_the_table_says_cycle_labels_accuracy_and_seconds(tmp_path):
+    text = io.StringIO()
+    display = Display(Console(file=text, width=100))
+    display.begin(tmp_path, 40, [])
+    display.measured(RESULTS[0], RESULTS[:1])
+    display.end(tmp_path, RESULTS)
+    lines = text.getvalue().splitlines()
+    assert any(all(word in line for word in ("cycle", "labels", "accuracy", "fit", "scan", "select")) for line in lines)
+    for word in ("0.8125", "40", "1.25", "0.50", "0.12", str(tmp_path), "and 4 labels for validation"):
+        assert word in text.getvalue()
+
+
+def test_a_run_is_shown_as_it_goes_and_when_it_is_taken_up(tmp_path):
+    text = io.StringIO()
+    for budget in (30, 40):
+        shown([Display(Console(file=text, force_terminal=True, width=120))], tmp_path, budget=budget)
+    assert "taken up after 2 cycles, with 30 labels" in text.getvalue()
+    assert "accuracy" in text.getvalue()
+
+
+def test_the_curve_is_a_picture_of_the_results(tmp_path):
+    Curve("digits").end(tmp_path, RESULTS)
+    picture = Image.open(tmp_path / "curve.png")
+    assert picture.size[0] > 600
+    assert len(picture.convert("RGB").getcolors(10**6)) > 10
+
+
+def test_nothing_measured_draws_nothing(tmp_path):
+    Curve("digits").end(tmp_path, [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensorboard_shows_metrics_against_labels_and_once_only(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for budget in (30, 40):  # taken up again: the view is made anew
+        shown([TensorBoard()], tmp_path, budget=budget)
+    (folder,) = tmp_path.glob("*/tensorboard")
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("test/accuracy")] == [20, 30, 40]
+    assert {"seconds/fit", "n_labels"} <= set(events.Tags()["scalars"])
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    shown([WeightsAndBiases()], tmp_path)
+    assert list(tmp_path.glob("*/wandb/offline-run-*"))

@@ -1,0 +1,248 @@
+"""The command line, and every file in `configs/` through it, on tiny files in the same format as the real ones."""
+
+import hashlib
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torchvision
+import yaml
+from scipy.io import savemat
+
+from deepal import cli
+from deepal.ledger import Ledger
+from deepal.oracles import NoisyOracle
+from deepal.strategies import Margin, Prefilter
+from tests.runs import digits
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+TINY = ["--trainer.max_steps", "2", "--query_size", "5", "--initial.per_class", "1", "--data.validation", "3"]
+SIZE = 300
+
+
+def idx(path, array):
+    """The format of MNIST: a magic number, the shape, the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = b"".join(length.to_bytes(4, "big") for length in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + shape + array.astype(np.uint8).tobytes())
+
+
+def gray(root, prefix, classes, stems=("train", "t10k")):
+    coin = np.random.default_rng(0)
+    for stem in stems:
+        idx(root / f"{prefix}{stem}-images-idx3-ubyte", coin.integers(0, 255, (SIZE, 28, 28)))
+        idx(root / f"{prefix}{stem}-labels-idx1-ubyte", np.arange(SIZE) % classes)
+
+
+def emnist(root, *_):
+    gray(root / "EMNIST" / "raw", "emnist-balanced-", 47, ("train", "test"))
+
+
+def cifar(root, monkeypatch, dataset, folder, key, classes, names):
+    coin = np.random.default_rng(0)
+    (root / folder).mkdir()
+
+    def write(name, content):
+        (root / folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((root / folder / name).read_bytes()).hexdigest()
+
+    def batch(name):
+        return write(
+            name, {"data": coin.integers(0, 255, (SIZE, 3072), dtype=np.uint8), key: [i % classes for i in range(SIZE)]}
+        )
+
+    monkeypatch.setattr(dataset, "train_list", [batch(name) for name, _ in dataset.train_list])
+    monkeypatch.setattr(dataset, "test_list", [batch(name) for name, _ in dataset.test_list])
+    meta, meta_sum = write(dataset.meta["filename"], {names: [f"class {i}" for i in range(classes)]})
+    monkeypatch.setattr(dataset, "meta", {"filename": meta, "key": names, "md5": meta_sum})
+
+
+def svhn(root, monkeypatch):
+    coin, files = np.random.default_rng(0), {}
+    for split in ("train", "test"):
+        name = f"{split}_32x32.mat"
+        labels = (np.arange(SIZE) % 10 + 1).reshape(-1, 1)
+        savemat(root / name, {"X": coin.integers(0, 255, (32, 32, 3, SIZE), dtype=np.uint8), "y": labels})
+        files[split] = ["", name, hashlib.md5((root / name).read_bytes()).hexdigest()]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", files)
+
+
+FILES = {
+    "mnist": lambda root, _: gray(root / "MNIST" / "raw", "", 10),
+    "fashion_mnist": lambda root, _: gray(root / "FashionMNIST" / "raw", "", 10),
+    "kmnist": lambda root, _: gray(root / "KMNIST" / "raw", "", 10),
+    "emnist": emnist,
+    "cifar10": lambda root, patch: cifar(
+        root, patch, torchvision.datasets.CIFAR10, "cifar-10-batches-py", "labels", 10, "label_names"
+    ),
+    "cifar100": lambda root, patch: cifar(
+        root, patch, torchvision.datasets.CIFAR100, "cifar-100-python", "fine_labels", 100, "fine_label_names"
+    ),
+    "svhn": svhn,
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_configuration_runs_a_cycle(path, tmp_path, monkeypatch, capsys):
+    classes = {"emnist": 47, "cifar100": 100}.get(path.stem, 10)
+    arguments = ["--config", str(path), *TINY, "--budget", str(classes + 5), "--root", str(tmp_path / "runs")]
+    if path.stem in FILES:
+        (tmp_path / "data").mkdir()
+        FILES[path.stem](tmp_path / "data", monkeypatch)
+        arguments += ["--data.root", str(tmp_path / "data")]
+    cli.run(arguments)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert [result.labels for result in Ledger(folder / "ledger.sqlite").results()] == [classes, classes + 5]
+    assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert str(folder) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_every_named_data_set_and_strategy_has_its_configuration():
+    from deepal import data, strategies
+
+    text = "\n".join(path.read_text() for path in CONFIGS)
+    for room in (data, strategies):
+        for name in room.__all__:
+            each = getattr(room, name)
+            named = isinstance(each, type) and hasattr(each, "load" if room is data else "select")
+            if named and not getattr(each, "__abstractmethods__", None) and name != "FromDatasets":
+                assert f"{name}}}" in text or f"{name}\n" in text, f"{name} has no configuration"
+
+
+def parsed(*arguments):
+    made = cli.parser(arguments)
+    return cli._learner(made, made.parse_args(list(arguments)))
+
+
+def test_later_files_and_options_win(tmp_path):
+    learner = parsed(
+        "--config", str(ROOT / "configs/data/mnist.yaml"), "--config", str(ROOT / "configs/method/margin.yaml"),
+        "--seed", "3", "--data.root", "elsewhere", "--trainer.max_steps", "7",
+    )  # fmt: skip
+    assert learner.strategy == Margin()
+    assert (learner.seed, learner.data.root, learner.query_size, learner.trainer["max_steps"]) == (3, "elsewhere", 40, 7)
+
+
+def test_strategies_nest_by_short_names():
+    words = (
+        "--strategy Prefilter --strategy.by Margin --strategy.then BADGE --strategy.then.first uniform --strategy.keep 50"
+    )
+    learner = parsed(*words.split(), "--oracle", "NoisyOracle", "--oracle.rate", "0.1")
+    assert repr(learner.strategy) == "Prefilter(by=Margin(), then=BADGE(first='uniform'), keep=50, factor=None)"
+    assert isinstance(learner.strategy, Prefilter)
+    assert learner.oracle == NoisyOracle(0.1)
+
+
+def test_the_command_line_and_python_make_the_same_run(tmp_path):
+    words = "--strategy BADGE --data.epoch_steps 10 --trainer.max_steps 60 --query_size 10 --budget 50"
+    learner = parsed(*words.split(), "--root", str(tmp_path))
+    assert learner.folder == digits(tmp_path).folder
+    assert parsed(*words.split(), "--trainer.devices", "1").folder.name == learner.folder.name
+
+
+def test_what_changes_no_result_changes_no_folder():
+    same = [
+        ["--root", "elsewhere"], ["--budget", "300"], ["--logger", "tensorboard"], ["--data.num_workers", "1"],
+    ]  # fmt: skip
+    for words in same:
+        assert parsed(*words).folder.name == parsed().folder.name
+    for words in (
+        ["--seed", "1"],
+        ["--threads", "2"],
+        ["--module.backbone", "GalCNN"],
+        ["--trainer.precision", "bf16-mixed"],
+    ):
+        assert parsed(*words).folder.name.rpartition("-")[2] != parsed().folder.name.rpartition("-")[2]
+
+
+REFUSED = [
+    ("--strategy Margn", "there is no 'Margn' for --strategy; the nearest is 'Margin'"),
+    ("--module.backbone GalCN", "the nearest is 'GalCNN'"),
+    ("--data MNISTT", "the nearest is 'MNIST'"),
+    ("--strategy.frist uniform", "there is no option 'frist'; the nearest is 'first'"),
+    ("--querry_size 3", "there is no option 'querry_size'; the nearest is 'query_size'"),
+    ("--trainer.max_epoch 3", "the nearest is 'trainer.max_epochs'"),
+    ("--query_size ten", "query_size"),
+    ("--trainer.max_steps many", "trainer.max_steps"),
+    ("--strategy os.system", "'os.system' is not allowed for --strategy: --allow-import os"),
+    ("--module subprocess.Popen", "'subprocess.Popen' is not allowed"),
+    ("--query_size 0", "query_size=0 must be at least 1"),
+    ("--budget 3", "budget=3 is below the 20 initial labels"),
+    ("--query_size 5000 --budget 9000", "query_size=5000 is larger than the pool"),
+    ("--data.imbalance 0.5", "data.imbalance=0.5"),
+    ("--strategy Prefilter --strategy.by Margin --strategy.then CoreSet --strategy.keep 9 --strategy.factor 2", "not both"),
+    ("--config nowhere.yaml", "nowhere.yaml"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), REFUSED)
+def test_a_wrong_command_is_refused_in_a_sentence(words, says, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        cli.run([*words.split(), "--root", str(tmp_path)])
+    assert says in str(stop.value)
+    assert str(stop.value).startswith("deepal: ")
+    assert "usage" not in str(stop.value)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_wrong_key_in_a_file_is_refused(tmp_path):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.dump({"data": {"class_path": "deepal.data.Digits", "init_args": {"batchsize": 3}}}))
+    with pytest.raises(SystemExit, match="batch_size"):
+        cli.run(["--config", str(file)])
+
+
+def test_a_missing_folder_names_the_option(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", no_network)
+    (tmp_path / "empty").mkdir()
+    for folder in ("missing", "empty"):
+        with pytest.raises(SystemExit, match=f"data.root='.*{folder}'.*no network"):
+            cli.run(["--data", "MNIST", "--data.root", str(tmp_path / folder), "--root", str(tmp_path / "runs")])
+
+
+def test_a_package_of_theirs_is_allowed_when_they_say_so(tmp_path):
+    with pytest.raises(SystemExit, match="--allow-import tests"):
+        cli.run(["--module", "tests.test_learner.Foreign"])
+    learner = parsed("--allow-import", "tests", "--module", "tests.test_learner.Foreign")
+    assert type(learner.module()).__name__ == "Foreign"
+
+
+def test_the_configuration_in_the_folder_runs_it_again(tmp_path):
+    cli.run(["--budget=30", "--query_size=10", "--trainer.max_steps=5", f"--root={tmp_path}"])
+    (folder,) = tmp_path.iterdir()
+    saved = parsed("--config", str(folder / "config.yaml"))
+    assert saved.folder == folder
+
+
+def test_help_answers_at_once_and_without_torch():
+    code = "import sys; from deepal import cli; cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "deepal run" in done.stdout
+    assert subprocess.run([sys.executable, "-m", "deepal", "--version"], capture_output=True, text=True).stdout.startswith(
+        "deepal 0"
+    )
+
+
+def test_an_unknown_command_is_refused():
+    with pytest.raises(SystemExit, match="no command 'rnu'"):
+        cli.main(["rnu"])
+
+
+def test_print_config_can_be_run(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["strategy"]["class_path"].endswith("BADGE")
+    assert {"query_size", "budget", "seed", "root", "trainer", "data", "module", "oracle", "initial"} <= set(printed)
+
+
+def test_train_py_is_deepal_run():
+    assert re.search(r"from deepal.cli import run\b", (ROOT / "train.py").read_text())

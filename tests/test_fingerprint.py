@@ -1,0 +1,65 @@
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from deepal import seeds
+from deepal.data import Digits
+from deepal.fingerprint import NEUTRAL, describe, differences, digest
+from deepal.modules import Classifier
+from deepal.nn import MLP
+from deepal.strategies import BADGE, Margin, Prefilter
+
+
+@dataclass
+class Part:
+    rate: float = 0.5
+    folder: str = field(default="here", metadata=NEUTRAL)
+
+
+class Kept:
+    def __init__(self, width=3, *, depth=2):
+        self.width, self.depth, self.derived = width, depth, width * depth
+
+
+def test_a_description_is_class_and_arguments():
+    name = f"{__name__}."
+    assert describe(Part(0.25)) == {"class": name + "Part", "rate": 0.25}
+    assert describe(Kept(4)) == {"class": name + "Kept", "width": 4, "depth": 2}
+    assert describe([Path("a"), {1: (2, None)}, True]) == ["a", {"1": [2, None]}, True]
+
+
+def test_an_instance_a_partial_and_a_class_that_make_the_same_are_the_same():
+    same = [Kept(), Kept, partial(Kept), partial(Kept, 3), partial(Kept, width=3, depth=2)]
+    assert len({digest(describe(each)) for each in same}) == 1
+    assert describe(Classifier()) == describe(Classifier) == describe(partial(Classifier, backbone=MLP))
+    assert describe(Classifier(partial(MLP, hidden=(8,)))) != describe(Classifier())
+
+
+def test_one_number_has_one_description():
+    assert digest(describe(Part(2))) == digest(describe(Part(2.0)))
+    assert digest(describe(Part(0.5))) != digest(describe(Part(2)))
+
+
+def test_differences_name_what_was_and_is():
+    before = describe(Prefilter(Margin(), BADGE(), keep=20))
+    now = describe(Prefilter(Margin(), BADGE(first="uniform"), keep=30))
+    assert differences(before, now) == ["then.first: was 'max_norm', is 'uniform'", "keep: was 20, is 30"]
+    assert differences(before, before) == []
+    assert differences({"a": 1, "b": 2}, {"b": 2}) == ["a: was 1, is 'absent'"]
+
+
+def test_the_same_in_another_process():
+    code = "from deepal.data import Digits; from deepal.fingerprint import *; print(digest(describe(Digits(batch_size=7))))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == digest(describe(Digits(batch_size=7)))
+
+
+def test_seeds_differ_by_every_key_and_fit_every_generator():
+    found = {seeds.derive(seed, phase, cycle) for seed in range(5) for phase in ("fit", "select") for cycle in range(50)}
+    assert len(found) == 500
+    assert all(0 <= seed < 2**63 for seed in found)
+    torch.Generator().manual_seed(max(found))

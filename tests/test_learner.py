@@ -1,0 +1,427 @@
+"""What the learner promises, on real digits."""
+
+import csv
+import logging
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+
+import deepal
+from deepal import Learner, strategies
+from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
+from deepal.learner import RunMismatchError
+from deepal.ledger import INITIAL, Ledger, LedgerError
+from deepal.modules import Classifier
+from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
+from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
+from deepal.strategies.base import Acquisition, NonFiniteScoresError
+from deepal.watching import Watcher
+from tests.runs import Outcome, digits
+
+EVERY_STRATEGY = [
+    Random(),
+    LeastConfidence(),
+    Margin(),
+    Entropy(),
+    CoreSet(),
+    KMeans(),
+    BADGE(),
+    Prefilter(Margin(), CoreSet(), factor=5),
+]
+SHORT = {"trainer": {"max_steps": 20}, "budget": 30}
+
+
+def book(learner):
+    return Ledger(learner.folder / "ledger.sqlite")
+
+
+def test_a_run_spends_its_budget_and_asks_nothing_twice(tmp_path):
+    learner = digits(tmp_path, budget=45)
+    results = learner.run()
+    assert [each.labels for each in results] == [20, 30, 40, 45]
+    asked = [position for cycle in range(INITIAL, 4) for position in book(learner).asked(cycle)]
+    assert len(asked) == len(set(asked)) == 45
+    assert not set(asked) & set(learner.data.validation_positions)
+    assert results[-1].metrics["test/accuracy"] > results[0].metrics["test/accuracy"]
+    rows = list(csv.DictReader((learner.folder / "results.csv").open()))
+    assert [int(row["labels"]) for row in rows] == [20, 30, 40, 45]
+    assert {"validation", "test/accuracy", "test/macro_f1", "test/nll", "test/ece", "test/brier"} <= set(rows[0])
+    labels = list(csv.DictReader((learner.folder / "labels.csv").open()))
+    assert all(row["label"] == learner.data.true_label(int(row["position"])) for row in labels)
+
+
+class Unread(TensorImages):
+    """Images whose classes may be read where they were asked, and nowhere else."""
+
+    allowed: set = set()
+
+    def targets(self, positions):
+        read = {int(position) for position in positions}
+        assert read <= self.allowed, f"reads the classes of {sorted(read - self.allowed)[:5]}, which nobody asked"
+        return super().targets(positions)
+
+
+class AllowingOracle(DatasetOracle):
+    def answer(self, positions, data, seed):
+        Unread.allowed |= set(positions)
+        return super().answer(positions, data, seed)
+
+
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY, ids=repr)
+def test_the_classes_of_the_pool_are_never_read(tmp_path, strategy):
+    class Hidden(Digits):
+        def load(self):
+            images = super().load()
+            hidden = Unread(images.train.data, images.train.classes)
+            return type(images)(hidden, images.test, images.classes)
+
+    Unread.allowed = set()
+    data = Hidden(epoch_steps=10, validation=0)
+    learner = digits(tmp_path, strategy=strategy, data=data, oracle=AllowingOracle(), initial=AtRandom(20), **SHORT)
+    assert len(learner.run()) == 2
+
+
+@pytest.mark.parametrize("strategy", EVERY_STRATEGY, ids=repr)
+def test_every_strategy_asks_images_of_the_pool(tmp_path, strategy):
+    learner = digits(tmp_path, strategy=strategy, pool_subset=400, **SHORT)
+    learner.run()
+    positions = book(learner).asked(0)
+    assert len(positions) == 10
+    assert all(0 <= position < 1200 for position in positions)
+    assert set(positions) <= set(learner._candidates)
+
+
+def test_ranks_of_a_pool_subset_are_not_taken_for_positions(tmp_path):
+    """A subset's rows 0 to 39 that were labeled as positions 0 to 39: seen in published code."""
+    learner = digits(tmp_path, strategy=Margin(), pool_subset=40, budget=60, trainer={"max_steps": 20})
+    learner.run()
+    asked = [position for cycle in range(4) for position in book(learner).asked(cycle)]
+    assert len(set(asked)) == 40
+    assert max(asked) > 400
+    scores = book(learner).scores(0)
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_random_does_not_scan_and_a_prefilter_scans_twice(tmp_path):
+    class Scans(Watcher):
+        def __init__(self):
+            self.images = 0
+
+        def phase(self, cycle, name, total):
+            self.in_scan = name == "scan"
+
+        def advance(self, done):
+            self.images = max(self.images, done) if self.in_scan else self.images
+
+    for strategy, images in ((Random(), 0), (Prefilter(Margin(), CoreSet(), keep=50), 1177)):
+        watcher = Scans()
+        digits(tmp_path, strategy=strategy, data=Digits(epoch_steps=10, validation=3), **SHORT).run([watcher])
+        assert watcher.images == images
+
+
+def test_the_same_seed_gives_the_same_first_labels_and_weights_to_every_strategy(tmp_path):
+    runs = [digits(tmp_path, strategy=strategy, **SHORT) for strategy in (Random(), BADGE())]
+    first = [learner.run()[0].metrics for learner in runs]
+    assert first[0] == first[1]
+    assert book(runs[0]).asked(INITIAL) == book(runs[1]).asked(INITIAL)
+    other = digits(tmp_path, seed=1, **SHORT)
+    other.run()
+    assert book(other).asked(INITIAL) != book(runs[0]).asked(INITIAL)
+
+
+def test_a_run_leaves_the_process_as_it_found_it(tmp_path):
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    level = logging.getLogger("lightning.pytorch").level
+    digits(tmp_path, threads=2, **SHORT).run()
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    assert logging.getLogger("lightning.pytorch").level == level
+
+
+def test_noise_is_recorded_and_trained_on(tmp_path):
+    learner = digits(tmp_path, oracle=NoisyOracle(0.5), **SHORT)
+    learner.run()
+    answers = [answer for _, answer in book(learner).answers(before=99)]
+    wrong = sum(answer.label != learner.data.true_label(answer.position) for answer in answers)
+    assert 5 < wrong < 25
+    assert {answer.annotator for answer in answers} == {"noisy"}
+
+
+class Hesitant(Oracle):
+    """Abstains from every third image."""
+
+    def answer(self, positions, data, seed):
+        return [
+            Answer(each, None, "abstained") if each % 3 == 0 else Answer(each, data.true_label(each)) for each in positions
+        ]
+
+
+def test_an_abstention_is_asked_once_and_costs_no_label(tmp_path):
+    learner = digits(tmp_path, oracle=Hesitant(), budget=40, trainer={"max_steps": 20})
+    last = learner.run()[-1]
+    assert last.labels == 40
+    assert last.asked > 45
+    assert all(position % 3 for position in learner.data.pool.labeled)
+
+
+def test_warm_start_goes_on_from_the_weights_before(tmp_path):
+    still = {"trainer": {"max_steps": 1}, "module": _still, "budget": 30}
+    cold, warm = digits(tmp_path, **still), digits(tmp_path, warm_start=True, **still)
+    for learner in (cold, warm):
+        learner.run()
+    first, last = (result.metrics for result in warm.run())
+    assert first == last
+    first, last = (result.metrics for result in cold.run())
+    assert first != last
+
+
+def _still():
+    return Classifier(optimizer=_no_learning)
+
+
+def _no_learning(parameters):
+    return torch.optim.SGD(parameters, lr=0.0)
+
+
+def test_a_cold_start_asks_with_an_untrained_model(tmp_path):
+    learner = digits(tmp_path, strategy=CoreSet(), initial=AtRandom(0), budget=20, trainer={"max_steps": 20})
+    assert [each.labels for each in learner.run()] == [0, 10, 20]
+
+
+def test_the_last_model_in_three_lines(tmp_path):
+    learner = digits(tmp_path, **SHORT)
+    results = learner.run()
+    model = deepal.load_model(learner.folder)
+    images, target = (getattr(learner.data._set.test, what)(range(597)) for what in ("images", "targets"))
+    probs = model.probs(model.task.normalize(images))
+    assert (probs.argmax(1) == target).float().mean().item() == pytest.approx(
+        results[-1].metrics["test/accuracy"], abs=1e-6
+    )
+    assert model.task.classes == learner.data.classes
+
+
+def test_a_model_that_is_not_there_yet(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run it to its budget"):
+        deepal.load_model(tmp_path)
+
+
+class Foreign(LightningModule):
+    """A module of somebody else: no base class of ours, its own metric."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def probs(self, images):
+        return torch.softmax(self.net(images), 1)
+
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch["input"]), batch["target"])
+
+    def test_step(self, batch, batch_idx):
+        hits = self.probs(batch["input"]).argmax(1) == batch["target"]
+        self.log("test/accuracy", hits.float().mean(), batch_size=len(hits))
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+def test_a_plain_lightning_module_runs_with_what_it_can_say(tmp_path):
+    learner = digits(tmp_path, strategy=Margin(), module=Foreign, **SHORT)
+    assert learner.run()[-1].metrics["test/accuracy"] > 0.5
+    with pytest.raises(ValueError, match=r"not deepal's"):
+        deepal.load_model(learner.folder)
+    assert isinstance(deepal.load_model(learner.folder, Foreign()), Foreign)
+    with pytest.raises(ValueError, match=r"BADGE.*needs logit_gradient, which Foreign cannot say; Classifier can"):
+        digits(tmp_path, strategy=BADGE(), module=Foreign, **SHORT).run()
+
+
+# An open door for people who own their loop
+
+
+def test_ask_and_tell_are_the_run(tmp_path):
+    whole = digits(tmp_path / "run")
+    whole.run()
+    by_hand = digits(tmp_path / "ask")
+    while positions := by_hand.ask():
+        assert by_hand.ask() == positions  # asked again, it says the same
+        by_hand.tell(positions, [by_hand.data.true_label(position) for position in positions])
+    by_hand.run()
+    first, second = book(whole), book(by_hand)
+    assert [first.asked(cycle) for cycle in range(-1, 4)] == [second.asked(cycle) for cycle in range(-1, 4)]
+    assert Outcome.of(whole).weights == Outcome.of(by_hand).weights
+
+
+def test_ask_with_a_module_that_they_trained(tmp_path):
+    learner = digits(tmp_path, strategy=Margin(), initial=Given((4, 8, 15, 16, 23, 42)), data=Digits(validation=0))
+    learner.tell(learner.ask(), [learner.data.true_label(position) for position in (4, 8, 15, 16, 23, 42)])
+    module = Classifier()
+    module.configure_network(learner.data.task)
+    positions = learner.ask(module)
+    assert len(positions) == 10
+    module.eval()
+    images = learner.data.task.normalize(learner.data._set.train.images(learner.data.pool.index))
+    lead = module.probs(images).topk(2).values.diff(dim=1).abs().squeeze(1)
+    smallest = {learner.data.pool.index[row] for row in lead.argsort()[:10].tolist()}
+    assert set(positions) == smallest
+    learner.tell(positions, [3] * 10)
+    assert learner.ask(module) != positions
+
+
+@pytest.mark.parametrize(
+    ("positions", "labels", "says"),
+    [("asked", ["eleven"], "'eleven' is no class"), ([1199, 1198], [0, 0], "never asked"), ("asked", [1, 2], "one each")],
+)
+def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labels, says):
+    learner = digits(tmp_path, initial=Given((4,)), data=Digits(validation=0))
+    asked = learner.ask()
+    with pytest.raises((ValueError, LedgerError), match=says):
+        learner.tell(asked if positions == "asked" else positions, labels)
+    assert learner.ask() == asked
+    assert book(learner).answers(before=99) == []
+
+
+# Refused before the first epoch
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"query_size": 0}, "query_size=0 must be at least 1"),
+        ({"query_size": -3}, "query_size=-3"),
+        ({"query_size": 2000}, "query_size=2000 is larger than the pool"),
+        ({"budget": 5}, "budget=5 is below the 20 initial labels"),
+        ({"threads": 0}, "threads=0"),
+        ({"pool_subset": 5}, "pool_subset=5"),
+        ({"trainer": {"max_epoch": 3}}, r"trainer.max_epoch is no option .* did you mean trainer.max_epochs"),
+        ({"trainer": {"logger": False}}, "trainer.logger is set by the learner"),
+        ({"trainer": {"devices": "2"}}, "trainer.devices=2"),
+        ({"trainer": {"strategy": "ddp_spawn"}}, "ddp_spawn"),
+        ({"initial": Balanced(500)}, "finds only these"),
+        ({"initial": Given((5, 5))}, "more than once"),
+        ({"initial": Given((5, 99999))}, "not in the pool"),
+        ({"data": Digits(validation=5000)}, "validation"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence_before_anything_trains(tmp_path, changes, says, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *_, **__: pytest.fail("something trained"))
+    with pytest.raises(ValueError, match=says):
+        digits(tmp_path, **changes).run()
+
+
+def test_validation_metrics_without_validation_are_refused_before_anything_trains(tmp_path):
+    from deepal.callbacks import BestWeights
+
+    with pytest.raises(ValueError, match=r"val/accuracy.*data.validation"):
+        digits(tmp_path, data=Digits(validation=0), trainer={"max_epochs": 2, "callbacks": [BestWeights()]}).run()
+
+
+def test_another_configuration_is_refused_with_a_readable_difference(tmp_path):
+    digits(tmp_path, name="mine", **SHORT).run()
+    with pytest.raises(RunMismatchError, match=r"strategy.class: was '.*BADGE', is '.*Margin'") as error:
+        digits(tmp_path, name="mine", strategy=Margin(), seed=4, **SHORT).run()
+    assert "seed: was 0, is 4" in str(error.value)
+    assert "query_size" not in str(error.value)
+    digits(tmp_path, name="mine", **SHORT).run()
+
+
+class _Other(Digits):
+    """The same configuration over other images."""
+
+    def load(self):
+        images = super().load()
+        return type(images)(TensorImages(255 - images.train.data, images.train.classes), images.test, images.classes)
+
+
+def test_another_data_set_is_refused(tmp_path):
+    _Other.__qualname__, _Other.__module__ = Digits.__qualname__, Digits.__module__
+    digits(tmp_path, name="mine", **SHORT).run()
+    with pytest.raises(RunMismatchError, match="not those that the run"):
+        digits(tmp_path, name="mine", data=_Other(epoch_steps=10), **SHORT).run()
+
+
+class _Nan(Acquisition):
+    needs = {"pool": ("probs",)}
+
+    def score(self, signals):
+        scores = signals["probs"].amax(1).clone()
+        scores[7] = torch.nan
+        return scores
+
+
+def test_a_nan_stops_the_run_by_name_and_cycle_and_the_ledger_is_whole(tmp_path):
+    learner = digits(tmp_path, strategy=_Nan(), **SHORT)
+    with pytest.raises(NonFiniteScoresError, match=r"cycle 0: .*_Nan.* \d+ of 11\d\d rows"):
+        learner.run()
+    assert book(learner).asked(0) == []
+    assert len(book(learner).answers(before=0)) == 20
+
+
+def test_a_watcher_that_fails_stops_nothing(tmp_path, caplog):
+    class Down(Watcher):
+        def begin(self, *_):
+            raise ConnectionError("the dashboard is down")
+
+    class Counts(Watcher):
+        cycles = 0
+
+        def measured(self, result, results):
+            self.cycles += 1
+
+    counts = Counts()
+    digits(tmp_path, **SHORT).run([Down(), counts])
+    assert counts.cycles == 2
+    assert "the dashboard is down" in caplog.text
+
+
+def test_sessions_say_where_and_with_what(tmp_path):
+    learner = digits(tmp_path, **SHORT)
+    learner.run()
+    learner.run()
+    first, second = book(learner).sessions()
+    assert first == second
+    assert first["bit_exact"] is True
+    assert first["threads"] == 1
+    assert {"torch", "lightning", "python", "device", "host"} <= set(first)
+
+
+# Arrays in, positions out
+
+PROBS = [[0.9, 0.1], [0.5, 0.5], [0.6, 0.4], [0.7, 0.3]]
+
+
+def test_selecting_from_arrays():
+    import numpy as np
+
+    assert deepal.select(Margin(), {"probs": PROBS}, query_size=2) == [1, 2]
+    assert deepal.select(Margin(), {"probs": np.array(PROBS)}, labeled=[1], query_size=2) == [2, 3]
+    embedding = torch.tensor([[0.0], [1.0], [5.0]])
+    assert deepal.select(CoreSet(), {"embedding": embedding}, {"embedding": torch.tensor([[5.1]])}, query_size=1) == [0]
+    assert deepal.select(CoreSet(), {"embedding": embedding}, labeled=[2], query_size=2) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("pool", "how", "says"),
+    [
+        ({"probs": PROBS}, {"query_size": 5}, "query_size=5"),
+        ({"probs": PROBS}, {"query_size": 0}, "query_size=0"),
+        ({"probs": PROBS}, {"query_size": 1, "labeled": [9]}, "labeled"),
+        ({"probs": PROBS}, {"query_size": 1, "labeled": [1, 1]}, "labeled"),
+        ({"embedding": PROBS}, {"query_size": 1}, "'probs' is needed"),
+        ({"probs": PROBS, "embedding": PROBS[:2]}, {"query_size": 1}, "as many rows"),
+    ],
+)
+def test_arrays_that_cannot_be_selected_from(pool, how, says):
+    with pytest.raises(ValueError, match=says):
+        deepal.select(Margin(), pool, **how)
+
+
+def test_the_public_names():
+    for name in deepal.__all__:
+        assert getattr(deepal, name)
+    with pytest.raises(AttributeError, match="Learnr"):
+        _ = deepal.Learnr
+    assert strategies.BADGE is BADGE
+    assert Learner is deepal.Learner
+    assert FromDatasets.__doc__

@@ -1,0 +1,112 @@
+import csv
+import sqlite3
+
+import pytest
+
+from deepal.ledger import INITIAL, Ledger, LedgerError, Query, Result
+from deepal.oracles import Answer
+
+MANIFEST = {"config": {"seed": 0}, "validation": 3}
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    book = Ledger(tmp_path / "ledger.sqlite")
+    book.declare(MANIFEST, Query((7, 3)))
+    yield book
+    book.close()
+
+
+def result(cycle=0, accuracy=0.5):
+    return Result(cycle, labels=2, asked=2, validation=3, metrics={"test/accuracy": accuracy}, seconds={"fit": 1.0})
+
+
+def labeled(*pairs):
+    return [Answer(position, label) for position, label in pairs]
+
+
+def test_what_is_written_is_read_by_another_connection(ledger):
+    ledger.ask(0, Query((5, 9), (0.75, 0.5)), result())
+    ledger.answer(labeled((7, "a"), (3, "b")))
+    other = Ledger(ledger.path)
+    assert other.manifest() == MANIFEST
+    assert other.asked(INITIAL) == [7, 3]
+    assert (other.asked(0), other.scores(0)) == ([5, 9], [0.75, 0.5])
+    assert other.unanswered() == [5, 9]
+    assert other.results() == [result()]
+    assert [(cycle, answer.position, answer.label) for cycle, answer in other.answers(before=0)] == [
+        (-1, 7, "a"),
+        (-1, 3, "b"),
+    ]
+
+
+def test_asking_the_same_again_is_nothing_and_something_else_an_error(ledger):
+    ledger.ask(0, Query((5, 9)), result())
+    ledger.ask(0, Query((5, 9)), result())
+    for query, measured in ((Query((9, 5)), result()), (Query((5, 9)), result(accuracy=0.6))):
+        with pytest.raises(LedgerError, match="already"):
+            ledger.ask(0, query, measured)
+    assert ledger.asked(0) == [5, 9]
+    assert ledger.results() == [result()]
+
+
+def test_a_position_is_asked_once_in_a_run_and_a_refusal_writes_nothing(ledger):
+    with pytest.raises(LedgerError, match=r"\[7\] were asked before"):
+        ledger.ask(0, Query((11, 7)), result())
+    assert ledger.asked(0) == []
+    assert ledger.results() == []
+
+
+def test_an_answer_to_what_was_never_asked_is_refused_and_none_is_written(ledger):
+    with pytest.raises(LedgerError, match=r"\[8\]"):
+        ledger.answer(labeled((7, "a"), (8, "b")))
+    assert ledger.unanswered() == [7, 3]
+
+
+def test_a_later_answer_counts_and_both_are_kept(ledger):
+    ledger.answer(labeled((7, "a")))
+    ledger.answer([Answer(7, "b", annotator="second")])
+    assert [(answer.label, answer.annotator) for _, answer in ledger.answers(before=0)] == [("b", "second")]
+    ledger.write_labels(ledger.path.with_name("labels.csv"))
+    rows = list(csv.DictReader(ledger.path.with_name("labels.csv").open()))
+    assert [row["label"] for row in rows] == ["a", "b"]
+    assert {"position", "label", "annotator", "cycle", "time", "rank", "score"} <= set(rows[0])
+
+
+def test_answers_of_a_cycle_count_from_the_next_on(ledger):
+    ledger.ask(0, Query((5,)), result())
+    ledger.answer(labeled((7, "a"), (3, "b"), (5, "c")))
+    assert len(ledger.answers(before=0)) == 2
+    assert len(ledger.answers(before=1)) == 3
+
+
+@pytest.mark.parametrize("table", ["manifest", "sessions", "fits", "results", "queries", "answers"])
+def test_nothing_that_was_written_can_be_changed(ledger, table):
+    ledger.ask(0, Query((5,)), result())
+    ledger.answer(labeled((7, "a")))
+    ledger.fit(0, 0)
+    ledger.session({})
+    for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET rowid = rowid"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            ledger._db.execute(statement)
+
+
+@pytest.mark.parametrize("answer", [Answer(7, None, "labeled"), Answer(7, "a", "abstained"), Answer(7, "a", "maybe")])
+def test_an_answer_that_contradicts_itself_is_refused(ledger, answer):
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.answer([answer])
+
+
+def test_it_is_durable_and_typed(ledger):
+    assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert ledger._db.execute("PRAGMA synchronous").fetchone() == (3,)
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger._db.execute("INSERT INTO queries VALUES ('seven', 0, 0, NULL, '')")
+
+
+def test_results_have_a_row_a_cycle(ledger, tmp_path):
+    ledger.ask(0, Query((5,)), result())
+    ledger.ask(1, Query(), result(cycle=1, accuracy=0.75))
+    ledger.write_results(tmp_path / "results.csv")
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert [(row["cycle"], row["labels"], row["test/accuracy"]) for row in rows] == [("0", "2", "0.5"), ("1", "2", "0.75")]

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from torch import nn
+
+from deepal.data import Digits
+from deepal.modules import Classifier
+from deepal.nn import ResNet18
+from deepal.scan import Scan
+from deepal.signals import Signals
+
+
+@pytest.fixture
+def data():
+    made = Digits(eval_batch_size=100)
+    made.begin(0, 10)
+    return made
+
+
+def classifier(data, backbone=ResNet18):
+    torch.manual_seed(0)
+    module = Classifier(backbone)
+    module.configure_network(data.task)
+    return module
+
+
+def scan(module, data, **options):
+    return Scan(module=module, data=data, device=torch.device("cpu"), **options)
+
+
+def test_a_scan_equals_a_loop_over_single_images_by_position(data):
+    module = classifier(data)
+    positions = torch.tensor([700, 3, 12, 3 + 40, 1199])
+    read = scan(module, data).read(positions, ("probs", "embedding"))
+    module.eval()
+    for row, position in enumerate(positions.tolist()):
+        image = data.task.normalize(data._set.train.images([position]))
+        assert torch.allclose(read["probs"][row], module.probs(image)[0], atol=1e-5)
+        assert torch.allclose(read["embedding"][row], module.embedding(image)[0], atol=1e-4)
+
+
+def test_a_scan_leaves_no_trace(data):
+    """Modes, batch norm's running statistics, gradients and the random state are as they were."""
+
+    class Careless(nn.Module):
+        """Draws, and switches itself to training: what published code does to sample dropout."""
+
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def probs(self, images):
+            self.train()
+            torch.rand(3)
+            return self.module.probs(images + 5)
+
+    module = classifier(data).train()
+    module.network.trunk.layer1.eval()
+    modes = [each.training for each in module.modules()]
+    state = {name: each.clone() for name, each in module.state_dict().items()}
+    random_state = torch.get_rng_state()
+    for reader, names in ((module, ("probs", "embedding", "logit_gradient")), (Careless(module), ("probs",))):
+        scan(reader, data).read(torch.arange(300), names)
+        assert [each.training for each in module.modules()] == modes
+        assert all(torch.equal(each, state[name]) for name, each in module.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert all(each.requires_grad and each.grad is None for each in module.parameters())
+
+
+def test_scores_stream_and_equal_scores_of_signals(data):
+    module = classifier(data)
+    positions = torch.arange(0, 1000, 3)
+    seen = []
+
+    def score(signals):
+        seen.append(len(signals["probs"]))
+        return signals["probs"].amax(1)
+
+    streamed = scan(module, data).map(positions, ("probs",), score)
+    assert torch.allclose(streamed, scan(module, data).read(positions, ("probs",))["probs"].amax(1))
+    assert max(seen) <= 100
+
+
+def test_a_set_reads_once_what_is_asked_together_and_keeps_it(data):
+    one = scan(classifier(data), data)
+    pool = Signals(torch.arange(200), one)
+    error, embedding = pool["logit_gradient", "embedding"]
+    assert (error.shape, embedding.shape) == ((200, 10), (200, 512))
+    assert pool["embedding"] is embedding
+    part = pool.take(torch.tensor([5, 7]))
+    assert torch.equal(part["embedding"], embedding[[5, 7]])
+    assert one.passes == 1
+    assert part["probs"].shape == (2, 10)
+    assert one.passes == 2
+
+
+def test_an_empty_set_has_the_shape_of_its_signals(data):
+    read = scan(classifier(data), data).read(torch.empty(0, dtype=torch.long), ("embedding",))
+    assert read["embedding"].shape == (0, 512)
+    assert scan(classifier(data), data).map(
+        torch.empty(0, dtype=torch.long), ("probs",), lambda s: s["probs"][:, 0]
+    ).shape == (0,)
+
+
+def test_large_signals_are_held_in_files_that_go_with_the_scan(data, tmp_path):
+    module, positions = classifier(data), torch.arange(500)
+    in_memory = scan(module, data).read(positions, ("embedding", "probs"))
+    filed = scan(module, data, folder=tmp_path, memory=1000)
+    read = filed.read(positions, ("embedding", "probs"))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 500 * (512 + 10) * 4
+    assert all(torch.equal(read[name], in_memory[name]) for name in read)
+    filed.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fits_nowhere_is_refused_with_the_cure(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepal.scan.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(MemoryError, match="Prefilter"):
+        scan(classifier(data), data, folder=tmp_path, memory=1000).read(torch.arange(500), ("embedding",))
+
+
+def test_half_precision_is_kept_in_full(data):
+    module = classifier(data)
+    half = scan(module, data, precision=lambda: torch.autocast("cpu", torch.bfloat16))
+    read = half.read(torch.arange(20), ("embedding", "probs"))
+    assert read["embedding"].dtype == read["probs"].dtype == torch.float32
+    assert torch.allclose(read["probs"].sum(1), torch.ones(20), atol=1e-5)
+
+
+def test_progress_is_told(data):
+    told = []
+    scan(classifier(data), data, advance=told.append).read(torch.arange(250), ("probs",))
+    assert told == [100, 200, 250]
