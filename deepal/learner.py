@@ -32,9 +32,9 @@ from deepal.ledger import Ledger, Query, Result
 from deepal.oracles import Answer, DatasetOracle, Oracle
 from deepal.preflight import environment, refuse_bad_needs, refuse_bad_sizes, refuse_blind_callbacks, trainer_options
 from deepal.scan import Scan
-from deepal.signals import Signals
-from deepal.strategies.base import NonFiniteScoresError, QueryStrategy, View, choose
-from deepal.watching import Watcher, Watchers, quiet_lightning
+from deepal.signals import NonFiniteError, Signals
+from deepal.strategies.base import QueryStrategy, View, choose
+from deepal.watching import Watcher, Watchers, interruptible, quiet_lightning
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,8 @@ class Learner:
         started = time.perf_counter()
         if self.data.pool.labeled:
             self._watchers.tell("phase", cycle, "fit", _steps(trainer, self.data))
-            trainer.fit(module, datamodule=self.data)
+            with interruptible():
+                trainer.fit(module, datamodule=self.data)
         seconds = {"fit": time.perf_counter() - started}
         weights.save(module, file, {"seconds": seconds, "classes": self.data.classes})
         shutil.rmtree(self._weights(cycle - 1).parent, ignore_errors=True)  # the weights of one cycle are kept
@@ -201,8 +202,8 @@ class Learner:
             labeled = Signals(torch.tensor(pool.labeled, dtype=torch.long), scan, known)
             try:
                 choice = choose(self.strategy, View(Signals(index, scan), labeled), query_size, generator)
-            except NonFiniteScoresError as error:
-                raise NonFiniteScoresError(f"cycle {cycle}: {error} The ledger is whole.") from error
+            except NonFiniteError as error:
+                raise NonFiniteError(f"cycle {cycle}: {error} The ledger is whole.") from error
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
         seconds = {"scan": scan.seconds, "select": time.perf_counter() - started - scan.seconds}
         return Query(tuple(index[choice.rows].tolist()), scores), seconds
@@ -242,7 +243,9 @@ class Learner:
             path / "fit.ckpt", self._seed("fit", cycle), started=lambda epoch: ledger.fit(cycle, epoch)
         )
         progress = callbacks.StepProgress(lambda steps: self._watchers.tell("advance", steps))
-        return make_trainer(self.trainer, path, self._path / "curves" / f"{cycle:03d}", [resumable, progress])
+        taken_up = len(list((self._path / "curves").glob(f"{cycle:03d}*")))
+        curves = self._path / "curves" / (f"{cycle:03d}-{taken_up}" if taken_up else f"{cycle:03d}")
+        return make_trainer(self.trainer, path, curves, [resumable, progress])
 
     def _seed(self, phase: str, *keys: int) -> int:
         return seeds.derive(self.seed, phase, *keys)

@@ -60,7 +60,8 @@ class Result:
         labels: that the model was trained on, of
         asked: positions that were asked (some gave no label), beside
         validation: labels of the validation set.
-        metrics: by name. seconds: by phase.
+        metrics: by name.
+        seconds: by phase, of the process that ended the phase.
     """
 
     cycle: int

@@ -17,6 +17,10 @@ Score = Callable[[Mapping[str, Tensor]], Tensor]
 """A row-wise function: the signals of some rows to one number each."""
 
 
+class NonFiniteError(ValueError):
+    """A signal or a score is NaN or infinite: nothing is chosen from it."""
+
+
 class Source(Protocol):
     """Where signals come from: a scan of a module over a data set, or arrays in memory."""
 
@@ -64,11 +68,17 @@ class Signals:
     @overload
     def __getitem__(self, names: tuple[str, ...]) -> tuple[Tensor, ...]: ...
     def __getitem__(self, names: str | tuple[str, ...]) -> Tensor | tuple[Tensor, ...]:
-        """One signal, or several read in one pass: `error, features = pool["logit_gradient", "embedding"]`."""
+        """One signal, or several read in one pass: `error, features = pool["logit_gradient", "embedding"]`.
+
+        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite.
+        """
         wanted = (names,) if isinstance(names, str) else names
         missing = tuple(name for name in wanted if name not in self._known)
         if missing:
-            self._known |= self._source.read(self.positions, missing)
+            read = self._source.read(self.positions, missing)
+            for name, signal in read.items():
+                _refuse_non_finite(name, signal)
+            self._known |= read
         return self._known[names] if isinstance(names, str) else tuple(self._known[name] for name in names)
 
     def take(self, rows: Tensor) -> "Signals":
@@ -80,6 +90,12 @@ class Signals:
         if all(name in self._known for name in names):
             return score({name: self._known[name] for name in names})
         return self._source.map(self.positions, names, score)
+
+
+def _refuse_non_finite(name: str, signal: Tensor) -> None:
+    wrong = sum(int((~some.isfinite()).flatten(1).any(1).sum()) for some in signal.unsqueeze(-1).split(8192))
+    if wrong:
+        raise NonFiniteError(f"{wrong} of {len(signal)} rows of the signal {name} are NaN or infinite; nothing was chosen.")
 
 
 class _Arrays:

@@ -7,17 +7,17 @@ import torch
 from torch import Tensor
 
 from deepal.functional import gradients
-from deepal.signals import Score, Signals
-from deepal.strategies.base import Acquisition, Choice, NonFiniteScoresError, QueryStrategy, View, choose
+from deepal.signals import NonFiniteError, Score, Signals
+from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, choose
 
 
 def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> None:
     """Ask a strategy what every strategy must answer.
 
     It chooses distinct rows, as many as asked, all of them where there are no more; the same for the same seed, whatever
-    the global random state, which it leaves alone; it reads what it needs and nothing else, in any batches, and changes
-    none of it; it copes with a pool of equal rows and with nothing labeled; where it keeps prefixes, it does; an
-    acquisition follows its rows when the pool is permuted, refuses NaN, and breaks ties by the generator.
+    the global random state, which it leaves alone; it reads what it needs and nothing else, in any batches, and refuses
+    NaN; it copes with a pool of equal rows and with nothing labeled; where it keeps prefixes, it does; an acquisition
+    follows its rows when the pool is permuted, and breaks ties by the generator.
 
     Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
     Raises AssertionError, saying what was broken.
@@ -32,6 +32,8 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     assert sorted(_rows(strategy, signals, size + 5)) == list(range(size)), "the whole pool where it holds no more"
     assert _rows(strategy, signals, 7, batch=13) == chosen, "the same rows in whatever batches signals are read"
     _check_random_state(strategy, signals)
+    if strategy.needs.get("pool"):
+        _check_nan(strategy, signals)
     if strategy.keeps_prefix:
         assert _rows(strategy, signals, 3) == chosen[:3], "the first three of seven are a query of three"
     same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
@@ -109,19 +111,21 @@ def _check_random_state(strategy: QueryStrategy, signals: Mapping[str, Tensor]) 
         assert _rows(strategy, signals, 7) == first, "the global random state changes nothing"
 
 
-def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor], chosen: list[int]) -> None:
-    order = torch.randperm(len(signals["probs"]), generator=torch.Generator().manual_seed(9))
-    permuted = {name: array[order] for name, array in signals.items()}
-    assert order[_rows(strategy, permuted, 7)].tolist() == chosen, "a permuted pool gives the same samples"
+def _check_nan(strategy: QueryStrategy, signals: Mapping[str, Tensor]) -> None:
     broken = {name: array.clone() for name, array in signals.items()}
     for array in broken.values():
         if array.is_floating_point():
             array[3] = torch.nan
     try:
         _rows(strategy, broken, 7)
-    except NonFiniteScoresError:
-        pass
-    else:
-        raise AssertionError("a NaN is refused, never ranked")
+    except NonFiniteError:
+        return
+    raise AssertionError("a NaN is refused, never ranked")
+
+
+def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor], chosen: list[int]) -> None:
+    order = torch.randperm(len(signals["probs"]), generator=torch.Generator().manual_seed(9))
+    permuted = {name: array[order] for name, array in signals.items()}
+    assert order[_rows(strategy, permuted, 7)].tolist() == chosen, "a permuted pool gives the same samples"
     same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
     assert _rows(strategy, same, 7, seed=1) != _rows(strategy, same, 7, seed=2), "ties are broken by the generator"

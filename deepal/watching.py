@@ -1,6 +1,7 @@
 """Who watches a run: displays, trackers, pictures. A run tells them what happens, and none of them can stop it."""
 
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,19 @@ class Watchers:
             except Exception as error:
                 self._watchers.remove(watcher)
                 log.warning("%s failed (%s) and is left out; the run goes on.", type(watcher).__name__, error)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl+C out of a fit as KeyboardInterrupt: a Trainer makes an exit of it, and leaves the signal ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from stop
+        raise
 
 
 @contextmanager

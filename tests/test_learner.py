@@ -14,8 +14,9 @@ from deepal.learner import RunMismatchError
 from deepal.ledger import INITIAL, Ledger, LedgerError
 from deepal.modules import Classifier
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
+from deepal.signals import NonFiniteError
 from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
-from deepal.strategies.base import Acquisition, NonFiniteScoresError
+from deepal.strategies.base import Acquisition
 from deepal.watching import Watcher
 from tests.runs import Outcome, digits
 
@@ -352,7 +353,7 @@ class _Nan(Acquisition):
 
 def test_a_nan_stops_the_run_by_name_and_cycle_and_the_ledger_is_whole(tmp_path):
     learner = digits(tmp_path, strategy=_Nan(), **SHORT)
-    with pytest.raises(NonFiniteScoresError, match=r"cycle 0: .*_Nan.* \d+ of 11\d\d rows"):
+    with pytest.raises(NonFiniteError, match=r"cycle 0: .*_Nan.* \d+ of 11\d\d rows"):
         learner.run()
     assert book(learner).asked(0) == []
     assert len(book(learner).answers(before=0)) == 20

@@ -3,6 +3,8 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -166,3 +168,18 @@ def _finished_fits(root):
 def _no_finished_cycle_was_fitted_again(root, before):
     count, finished = before
     assert not finished & {cycle for cycle, _ in _fits(root)[count:]}
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(uninterrupted, tmp_path):
+    expected, _ = uninterrupted
+    words = "--data.epoch_steps 10 --trainer.max_steps 60 --query_size 10 --budget 50 --root"
+    command = [sys.executable, "-m", "deepal", "run", *words.split(), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not _finished_fits(tmp_path)[0]:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=LONG)
+    assert process.returncode == 1
+    assert said.strip() == "deepal: stopped; the same command goes on from here."
+    _finish(tmp_path)
+    assert Outcome.of(digits(tmp_path)) == expected

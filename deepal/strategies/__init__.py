@@ -1,6 +1,6 @@
 """Query strategies. Exported here is registered: the command line and the contract test find a strategy by its name."""
 
-from deepal.strategies.base import Acquisition, Choice, NonFiniteScoresError, QueryStrategy, View
+from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View
 from deepal.strategies.diversity import CoreSet, KMeans
 from deepal.strategies.gradient import BADGE
 from deepal.strategies.hybrid import Prefilter
@@ -16,7 +16,6 @@ __all__ = [
     "KMeans",
     "LeastConfidence",
     "Margin",
-    "NonFiniteScoresError",
     "Prefilter",
     "QueryStrategy",
     "Random",

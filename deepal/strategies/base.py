@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepal.signals import Signals
+from deepal.signals import NonFiniteError, Signals
 
 Needs = Mapping[str, tuple[str, ...]]
 """Which signals are read of which set: `{"pool": ("embedding",), "labeled": ("embedding",)}`."""
@@ -33,10 +33,6 @@ class Choice:
     rows: Tensor
     scores: Tensor | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-class NonFiniteScoresError(ValueError):
-    """A score was NaN or infinite: it is refused, because sorting would rank NaN first."""
 
 
 class QueryStrategy(ABC):
@@ -73,11 +69,11 @@ class Acquisition(QueryStrategy):
 def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor:
     """The rows of the k largest scores, largest first, ties in the generator's order.
 
-    Raises NonFiniteScoresError, naming `by`, where a score is NaN or infinite.
+    Raises NonFiniteError, naming `by`, where a score is NaN or infinite: sorting would rank NaN first.
     """
     wrong = int((~scores.isfinite()).sum())
     if wrong:
-        raise NonFiniteScoresError(
+        raise NonFiniteError(
             f"{by} gave {wrong} of {len(scores)} rows a score that is NaN or infinite; nothing was chosen."
         )
     shuffled = torch.randperm(len(scores), generator=generator)
