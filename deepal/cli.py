@@ -61,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     config = made.parse_args(arguments)
     try:
         learner = _learner(made, config)
-        watchers: list[Any] = [_SavedConfig(made, config), Display(), Curve(f"{learner.folder.name}")]
+        watchers: list[Any] = [_SavedConfig(made, config), Display(), Curve(_title(learner))]
         trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
         asked = config.logger if isinstance(config.logger, list) else [config.logger]
         learner.run([*watchers, *(trackers[name]() for name in asked if name)])
@@ -116,6 +116,10 @@ def _learner(made: "ExplainingParser", config: Any) -> Any:
     for ours in ("config", "logger", "allow_import"):
         built.pop(ours, None)
     return Learner(**built)
+
+
+def _title(learner: Any) -> str:
+    return f"{type(learner.strategy).__name__} on {type(learner.data).__name__}, seed {learner.seed}"
 
 
 class _SavedConfig:

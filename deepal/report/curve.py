@@ -42,7 +42,8 @@ def draw(results: Sequence[Result], metric: str, title: str, path: Path) -> None
         va="center",
         color=BLUE,
     )
-    axes.set_xlabel("labels (initial ones included)", color=GRAY)
+    more = f", {results[-1].validation} more for validation" if results[-1].validation else ""
+    axes.set_xlabel(f"labels (initial ones included{more})", color=GRAY)
     axes.set_ylabel(metric.replace("test/", "test "), color=GRAY)
     axes.set_title(title, loc="left", fontsize=11)
     axes.margins(x=0.08)
