@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deepal import callbacks
 from deepal.data import MNIST, ActiveDataModule, Digits
-from deepal.learner import make_trainer
+from deepal.fresh import make_trainer
 from deepal.modules import Classifier
 from deepal.nn import MLP, BatchBALDCNN
 from deepal.scan import Scan

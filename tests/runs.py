@@ -125,7 +125,7 @@ def _places() -> dict[str, tuple[Any, str, str]]:
         "mid-scan": (scan, "_say", "before"),
         "between fit and its weights": (weights, "save", "before"),
         "between weights and test": (weights, "save", "after"),
-        "between test and scan": (learner.Learner, "_choose", "before"),
+        "between test and scan": (learner.Learner, "_chosen", "before"),
     }
 
 

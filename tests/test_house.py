@@ -11,14 +11,14 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
-    {"learner", "weights", "scan", "preflight"},
+    {"learner", "run", "fresh", "weights", "scan", "preflight"},
     {"strategies", "modules", "testing"},
     {"functional", "signals", "nn", "data", "callbacks", "oracles", "ledger", "watching"},
     {"seeds", "fingerprint", "task", "folder"},
 ]
 ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
-    "learner": {"weights", "scan", "preflight"},
+    "learner": {"run", "fresh", "weights", "scan", "preflight"},
     "testing": {"strategies"},
     "ledger": {"oracles"},
     "watching": {"ledger"},

@@ -10,10 +10,10 @@ from lightning.pytorch import LightningModule
 import deepal
 from deepal import Learner, strategies
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
-from deepal.learner import RunMismatchError
 from deepal.ledger import INITIAL, Ledger, LedgerError
 from deepal.modules import Classifier
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
+from deepal.run import RunMismatchError
 from deepal.signals import NonFiniteError
 from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
 from deepal.strategies.base import Acquisition

@@ -1,0 +1,50 @@
+"""Fresh parts: what a cycle trains with is made in that cycle. A Trainer that has fitted once does not fit again, and a
+module that is used again carries its weights along."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+
+def make_module(module: Callable[[], LightningModule]) -> LightningModule:
+    """A copy of an instance, or what a function makes. The function is copied first: the parts that it was given were built
+    once, and would be the same objects in every cycle."""
+    fresh = deepcopy(module)
+    return fresh if isinstance(fresh, LightningModule) else fresh()
+
+
+def make_trainer(
+    options: Mapping[str, Any], folder: Path, curves: Path | None = None, callbacks: Sequence[Callback] = ()
+) -> Trainer:
+    """A Trainer of these options that says nothing by itself.
+
+    Args:
+        options: as the user gave them; their callbacks are copied.
+        folder: where Lightning may put files.
+        curves: the folder of the CSV file that it logs to; None for none.
+        callbacks: ours, called before the user's.
+    """
+    theirs = deepcopy(options.get("callbacks") or [])
+    return Trainer(
+        **{
+            **options,
+            "callbacks": [*callbacks, *(theirs if isinstance(theirs, list) else [theirs])],
+            "logger": CSVLogger(curves.parent, name=None, version=curves.name) if curves else False,
+            "default_root_dir": folder,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
+    )
+
+
+def steps_of(trainer: Trainer, batches: int) -> int | None:
+    """How many steps a fit of so many batches an epoch takes at most; None where that cannot be said."""
+    if trainer.max_steps > 0:
+        return trainer.max_steps
+    return trainer.max_epochs * batches if trainer.max_epochs and trainer.max_epochs > 0 else None

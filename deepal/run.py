@@ -1,0 +1,97 @@
+"""A run's folder while one process holds it: the ledger, the files of each cycle, and what they remember."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from deepal import fingerprint, folder
+from deepal.data.pool import Pool
+from deepal.ledger import Ledger
+
+
+class RunMismatchError(ValueError):
+    """The run folder holds a run of another configuration or another data set."""
+
+
+class Run:
+    """What is kept of a run.
+
+    Args: path: its folder; ledger: the one in it.
+    """
+
+    def __init__(self, path: Path, ledger: Ledger) -> None:
+        self.path, self.ledger = path, ledger
+
+    @classmethod
+    @contextmanager
+    def held(cls, path: Path) -> Iterator["Run"]:
+        """Hold a folder, made where it is missing, and open the ledger in it.
+
+        Raises FolderHeldError where another process holds it, and LedgerError where its ledger cannot be read.
+        """
+        with folder.held(path) as resolved, closing(Ledger(resolved / "ledger.sqlite")) as ledger:
+            yield cls(resolved, ledger)
+
+    # What must not have changed since it began
+
+    def refuse_another_config(self, config: Mapping[str, Any]) -> None:
+        """Raises RunMismatchError, with the differences, where the run was begun with another configuration."""
+        changed = fingerprint.differences(self.ledger.manifest().get("config", config), config)
+        if changed:
+            raise RunMismatchError(
+                f"the run in {self.path} was begun with another configuration, and goes on with its own only:\n  "
+                + "\n  ".join(changed)
+                + "\nUndo these changes, or start another run with --name."
+            )
+
+    def refuse_other_images(self, images: str) -> None:
+        """Raises RunMismatchError where the run was begun with images of another fingerprint."""
+        if self.ledger.manifest().get("data", images) != images:
+            raise RunMismatchError(
+                f"the images are not those that the run in {self.path} was begun with; give it its data set again, or "
+                f"start another run with --name."
+            )
+
+    # What it remembers
+
+    def pool(self, candidates: Sequence[int], classes: Sequence[str], cycle: int) -> Pool:
+        """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside."""
+        pool = Pool(candidates)
+        answers = self.ledger.answers(before=cycle)
+        number = {name: i for i, name in enumerate(classes)}
+        for of_cycle, group in groupby(answers, key=lambda each: each[0]):
+            labeled = [answer for _, answer in group if answer.status == "labeled"]
+            pool.label([each.position for each in labeled], [number[str(each.label)] for each in labeled], of_cycle)
+        pool.set_aside([answer.position for _, answer in answers if answer.status != "labeled"])
+        return pool
+
+    # Its files
+
+    def weights(self, cycle: int) -> Path:
+        """A cycle's trained weights: the file is there once the fit has ended."""
+        return self.path / "cycles" / f"{cycle:03d}" / "weights.safetensors"
+
+    def fit_state(self, cycle: int) -> Path:
+        """The state of a fit that is under way."""
+        self.weights(cycle).parent.mkdir(parents=True, exist_ok=True)
+        return self.weights(cycle).with_name("fit.ckpt")
+
+    def curves(self, cycle: int) -> Path:
+        """A folder for the curves inside a cycle: a new one for each process that takes the cycle up."""
+        taken_up = len(list((self.path / "curves").glob(f"{cycle:03d}*")))
+        return self.path / "curves" / (f"{cycle:03d}-{taken_up}" if taken_up else f"{cycle:03d}")
+
+    def forget_files_before(self, cycle: int) -> None:
+        """Remove weights and state of the cycle before: the run goes on from the later ones."""
+        shutil.rmtree(self.weights(cycle - 1).parent, ignore_errors=True)
+
+    def export(self) -> None:
+        """Write what people look for in the folder: the tables, and the last model."""
+        self.ledger.write_results(self.path / "results.csv")
+        self.ledger.write_labels(self.path / "labels.csv")
+        last = self.weights(len(self.ledger.results()) - 1)
+        if last.exists():
+            folder.write_atomically(self.path / "model.safetensors", lambda partial: shutil.copy(last, partial))
