@@ -129,7 +129,7 @@ def fit_pair(data: ActiveDataModule, backbone: type, steps: int) -> tuple[Callab
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
             extra = [
-                callbacks.ResumableFit(path / "fit.ckpt", 0, lambda epoch: None),
+                callbacks.ResumableFit(path / "fit.ckpt", 0, "", lambda epoch: None),
                 callbacks.StepProgress(lambda done: None),
             ]
             trainer = make_trainer(

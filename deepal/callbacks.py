@@ -1,5 +1,7 @@
 """What is done while a module trains: an exact restart, stopping, and keeping the best weights."""
 
+import logging
+import pickle
 import random
 import sys
 import time
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from deepal import folder, seeds
 
+log = logging.getLogger(__name__)
+
 
 class ResumableFit(Callback):
     """Saves the whole state of a fit at each epoch, atomically, and takes a killed fit up from there, bit for bit.
@@ -26,14 +30,18 @@ class ResumableFit(Callback):
     Args:
         path: of the state file, one a fit.
         seed: of the fit.
+        of: a hash of what the fit learns from; the state of another fit is not taken up.
         started: told the epoch that the fit starts with.
     """
 
-    def __init__(self, path: Path, seed: int, started: Callable[[int], None]) -> None:
-        self.path, self.seed, self.started = path, seed, started
+    def __init__(self, path: Path, seed: int, of: str, started: Callable[[int], None]) -> None:
+        self.path, self.seed, self.of, self.started = path, seed, of, started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._first = self._restore(trainer, pl_module) if self.path.exists() else 0
+        state = self._saved(pl_module.device)
+        if state:
+            self._restore(state, trainer, pl_module)
+        self._first = trainer.current_epoch
         self.started(self._first)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,6 +54,7 @@ class ResumableFit(Callback):
 
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
         state = {
+            "of": self.of,
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "module": module.state_dict(),
@@ -58,8 +67,18 @@ class ResumableFit(Callback):
         module.on_save_checkpoint(state["own"])
         folder.write_atomically(self.path, lambda partial: torch.save(state, partial))
 
-    def _restore(self, trainer: Trainer, module: LightningModule) -> int:
-        state = torch.load(self.path, map_location=module.device, weights_only=True)
+    def _saved(self, device: torch.device) -> dict[str, Any]:
+        """The state of this fit, empty where there is none, or a file that was cut off."""
+        try:
+            state = torch.load(self.path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            return {}
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            log.warning("%s cannot be read (%s); the fit starts anew.", self.path, error)
+            return {}
+        return state if state["of"] == self.of else {}
+
+    def _restore(self, state: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
         module.load_state_dict(state["module"])
         module.on_load_checkpoint(state["own"])
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
@@ -70,7 +89,6 @@ class ResumableFit(Callback):
         for key, callback in self._others(trainer).items():
             callback.load_state_dict(state["callbacks"][key])
         _count_as_done(trainer, state["epoch"], state["step"])
-        return state["epoch"]
 
     def _others(self, trainer: Trainer) -> dict[str, Callback]:
         return {f"{i} {each.state_key}": each for i, each in enumerate(trainer.callbacks) if each is not self}
@@ -120,14 +138,20 @@ class BestWeights(Callback):
         self._weights: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            measured = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"BestWeights monitors {self.monitor}, which is not measured; measured are {measured}.")
         value = float(trainer.callback_metrics[self.monitor])
         if self._best is None or (value > self._best if self.mode == "max" else value < self._best):
             self._best = value
             self._weights = {name: each.detach().clone() for name, each in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._weights:
-            pl_module.load_state_dict(self._weights)
+        if not self._weights:
+            raise ValueError(
+                f"BestWeights waited for {self.monitor}, and the fit ended without a validation; train longer."
+            )
+        pl_module.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "weights": self._weights}

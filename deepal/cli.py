@@ -54,23 +54,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """`deepal run` and `train.py`: build a learner from the command line, and run it to its budget."""
-    from deepal.report import Curve, Display, TensorBoard, WeightsAndBiases
-
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    made = parser(arguments)
-    config = made.parse_args(arguments)
     try:
-        learner = _learner(made, config)
-        watchers: list[Any] = [_SavedConfig(made, config), Display(), Curve(_title(learner))]
-        trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
-        asked = config.logger if isinstance(config.logger, list) else [config.logger]
-        learner.run([*watchers, *(trackers[name]() for name in asked if name)])
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except (ValueError, MemoryError, RuntimeError) as error:
         if not _is_a_sentence(error):
             raise
         sys.exit(f"deepal: {error}")
+    except OSError as error:
+        sys.exit(f"deepal: {error}")
     except KeyboardInterrupt:
         sys.exit("deepal: stopped; the same command goes on from here.")
+
+
+def _run(arguments: list[str]) -> None:
+    from deepal.report import Curve, Display, TensorBoard, WeightsAndBiases
+
+    made = parser(arguments)
+    config = made.parse_args(arguments)
+    learner = _learner(made, config)
+    watchers: list[Any] = [_SavedConfig(made, config), Display(), Curve(_title(learner))]
+    trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+    asked = config.logger if isinstance(config.logger, list) else [config.logger]
+    learner.run([*watchers, *(trackers[name]() for name in asked if name)])
 
 
 def parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
@@ -85,7 +90,7 @@ def parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
     from deepal.learner import Learner
     from deepal.preflight import OURS
 
-    extra = [value for key, value in pairwise(arguments) if key == "--allow-import"]
+    extra = [value for key, value in pairwise(arguments) if key == "--allow-import" and not value.startswith("-")]
     set_parsing_settings(
         subclasses_enabled=[ActiveDataModule],
         import_path_denylist=["*"],
@@ -115,7 +120,7 @@ def _learner(made: "ExplainingParser", config: Any) -> Any:
     built = made.instantiate(config).as_dict()
     for ours in ("config", "logger", "allow_import"):
         built.pop(ours, None)
-    return Learner(**built)
+    return Learner(**{**built, "trainer": built.get("trainer") or {}})
 
 
 def _title(learner: Any) -> str:

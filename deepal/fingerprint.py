@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 NEUTRAL: Mapping[str, bool] = {"neutral": True}
@@ -16,8 +17,10 @@ NEUTRAL: Mapping[str, bool] = {"neutral": True}
 def describe(value: Any) -> Any:
     """`value` as nested dictionaries, lists and plain values that JSON can hold.
 
-    An object is described by its class and its constructor's arguments: a dataclass by its fields, another by the
-    attributes of the same names, a partial or a class as the object that it makes with the defaults filled in.
+    An object is described by its class and its constructor's arguments: a dataclass by its fields, another by attributes
+    of the same names or by Lightning's `hparams`, and where an argument is not kept under its name, by every plain value
+    that it keeps; a partial or a class as the object that it makes, with the defaults filled in. A module that has weights
+    is described by these too, and a function that has no name of its own by its code.
     """
     if isinstance(value, float) and value.is_integer():
         return int(value)  # 0 in a signature and 0.0 from a command line are one value
@@ -37,9 +40,10 @@ def describe(value: Any) -> Any:
         described = [each for each in fields(value) if not each.metadata.get("neutral")]
         return {"class": _name(type(value)), **{each.name: describe(getattr(value, each.name)) for each in described}}
     if inspect.isfunction(value):
-        return {"function": _name(value)}
-    parameters = [name for name in _parameters(type(value)) if hasattr(value, name)]
-    return {"class": _name(type(value)), **{name: describe(getattr(value, name)) for name in parameters}}
+        return _described_function(value)
+    if hasattr(value, "detach"):
+        return {"tensor": _hash_of({"": value})}
+    return {"class": _name(type(value)), **_kept_arguments(value), **_described_weights(value)}
 
 
 def digest(description: Any) -> str:
@@ -79,6 +83,54 @@ def _described_partial(value: partial) -> Any:
         return {"function": _name(value.func), "args": describe(value.args), **describe(value.keywords)}
     given = dict(zip(_parameters(made), [each for each in value.args if not _is_wrapping(each, made)], strict=False))
     return {"class": _name(made), **_defaults(made), **describe(given), **describe(value.keywords)}
+
+
+def _described_function(value: Any) -> Any:
+    if "<" not in value.__qualname__:
+        return {"function": _name(value)}
+    closure = [describe(cell.cell_contents) for cell in value.__closure__ or ()]
+    return {
+        "function": _name(value),
+        "code": _code(value.__code__),
+        "defaults": describe(value.__defaults__),
+        "closure": closure,
+    }
+
+
+def _code(code: CodeType) -> list[Any]:
+    """What a function does, so far as one can tell: its instructions, and the names and constants that they use."""
+    constants = [_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
+
+
+def _kept_arguments(value: Any) -> dict[str, Any]:
+    """The arguments that made an object, as far as it has kept them."""
+    kept, unseen = {}, False
+    hparams = getattr(value, "hparams", {})
+    for name in _parameters(type(value)):
+        if hasattr(value, name):
+            kept[name] = describe(getattr(value, name))
+        elif name in hparams:
+            kept[name] = describe(hparams[name])
+        else:
+            unseen = True
+    if unseen:
+        plain = bool | int | float | str | tuple | type(None)
+        kept |= {name: describe(each) for name, each in vars(value).items() if isinstance(each, plain)}
+    return kept
+
+
+def _described_weights(value: Any) -> dict[str, str]:
+    """A hash of the weights that an object was given with, where it is a torch module that has any."""
+    state = value.state_dict() if callable(getattr(value, "state_dict", None)) and hasattr(value, "parameters") else {}
+    return {"weights": _hash_of(state)} if state else {}
+
+
+def _hash_of(tensors: Mapping[str, Any]) -> str:
+    hashed = blake2b(digest_size=8)
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def _is_wrapping(argument: Any, made: type) -> bool:

@@ -10,8 +10,9 @@ killed at any instant goes on, under the same command, as if nothing had happene
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from deepal import fingerprint, fresh, seeds, weights
+from deepal import fingerprint, fresh, preflight, seeds, weights
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.fingerprint import NEUTRAL
 from deepal.ledger import Query, Result
 from deepal.oracles import Answer, DatasetOracle, Oracle
-from deepal.preflight import environment, refuse_bad_needs, refuse_bad_sizes, refuse_blind_callbacks, trainer_options
 from deepal.run import Run
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals
@@ -79,8 +79,8 @@ class Learner:
     name: str | None = field(default=None, metadata=NEUTRAL)
 
     def __post_init__(self) -> None:
-        self.trainer = trainer_options(self.trainer)
-        refuse_bad_sizes(self)
+        self.trainer = preflight.trainer_options(self.trainer)
+        preflight.refuse_bad_sizes(self)
         self._watchers = Watchers()
 
     @property
@@ -103,7 +103,7 @@ class Learner:
         with self._taken_up(watch) as run:
             ledger = run.ledger
             for cycle in itertools.count():
-                ledger.answer(self.oracle.answer(ledger.unanswered(), self.data, self._seed("oracle")))
+                self._take(run, self.oracle.answer(ledger.unanswered(), self.data, self._seed("oracle")))
                 if ledger.unanswered():
                     break  # people take their time: the same call goes on when they have answered
                 self.data.pool = run.pool(self._candidates, self.data.classes, cycle)
@@ -136,12 +136,9 @@ class Learner:
             if len(positions) != len(labels):
                 raise ValueError(f"{len(positions)} positions came with {len(labels)} labels; one each is needed.")
             names = [self._class_name(label) for label in labels]
-            run.ledger.answer(
-                [
-                    Answer(int(position), name, "abstained" if name is None else "labeled", annotator)
-                    for position, name in zip(positions, names, strict=True)
-                ]
-            )
+            statuses = ["abstained" if name is None else "labeled" for name in names]
+            answers = zip(positions, names, statuses, strict=True)
+            self._take(run, [Answer(int(position), name, status, annotator) for position, name, status in answers])
 
     # A cycle
 
@@ -168,8 +165,10 @@ class Learner:
     def _fitted(self, run: Run, cycle: int, trainer: Trainer) -> tuple[LightningModule, dict[str, float]]:
         """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
         module, file = self._fresh_module(run, cycle), run.weights(cycle)
-        if file.exists():
-            return module, weights.load_into(module, file)["seconds"]
+        notes = weights.notes(file)
+        if notes and notes["answers"] == self._answers():
+            weights.load_into(module, file)
+            return module, notes["seconds"]
         started = time.perf_counter()
         if self.data.pool.labeled:
             batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
@@ -177,7 +176,7 @@ class Learner:
             with interruptible():
                 trainer.fit(module, datamodule=self.data)
         seconds = {"fit": time.perf_counter() - started}
-        weights.save(module, file, {"seconds": seconds})
+        weights.save(module, file, {"seconds": seconds, "answers": self._answers()})
         run.forget_files_before(cycle)
         return module, seconds
 
@@ -196,13 +195,13 @@ class Learner:
         if self.pool_subset is not None:
             index = index[torch.randperm(len(index), generator=generator)[: self.pool_subset].sort().values]
         self._watchers.tell("phase", cycle, "scan", len(index))
-        with closing(self._scan(run, trainer, module)) as scan:
-            known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
-            labeled = Signals(torch.tensor(pool.labeled, dtype=torch.long), scan, known)
-            try:
-                choice = choose(self.strategy, View(Signals(index, scan), labeled), query_size, generator)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"cycle {cycle}: {error} The ledger is whole.") from error
+        scan = self._scan(run, trainer, module)
+        known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
+        labeled = Signals(torch.tensor(pool.labeled, dtype=torch.long), scan, known)
+        try:
+            choice = choose(self.strategy, View(Signals(index, scan), labeled), query_size, generator)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"cycle {cycle}: {error} The ledger is whole.") from error
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
         seconds = {"scan": scan.seconds, "select": time.perf_counter() - started - scan.seconds}
         return Query(tuple(index[choice.rows].tolist()), scores), seconds
@@ -229,16 +228,22 @@ class Learner:
         module = fresh.make_module(self.module)
         if hasattr(module, "configure_network"):
             module.configure_network(self.data.task)
-        if self.warm_start and run.weights(cycle - 1).exists():
+        if self.warm_start and weights.notes(run.weights(cycle - 1)):
             weights.load_into(module, run.weights(cycle - 1))
         return module
 
     def _fresh_trainer(self, run: Run, cycle: int) -> Trainer:
         seed = self._seed("fit", cycle)
         self.data.begin_cycle(seed)
-        resumable = ResumableFit(run.fit_state(cycle), seed, started=lambda epoch: run.ledger.fit(cycle, epoch))
+        resumable = ResumableFit(
+            run.fit_state(cycle), seed, of=self._answers(), started=lambda epoch: run.ledger.fit(cycle, epoch)
+        )
         progress = StepProgress(lambda steps: self._watchers.tell("advance", steps))
         return fresh.make_trainer(self.trainer, run.path, run.curves(cycle), [resumable, progress])
+
+    def _answers(self) -> str:
+        """A hash of what a fit learns from: weights trained on other answers, corrected since, are not this cycle's."""
+        return fingerprint.digest([self.data.pool.labeled, self.data.pool.labels])
 
     def _seed(self, phase: str, *keys: int) -> int:
         return seeds.derive(self.seed, phase, *keys)
@@ -270,20 +275,27 @@ class Learner:
         self.data.begin(self._seed("data"), validation)
         self._candidates, images = self.data.pool.index, self.data.fingerprint()
         run.refuse_other_images(images)
-        refuse_bad_needs(self.strategy, self._fresh_module(run, 0))
-        trainer = fresh.make_trainer(self.trainer, run.path)
-        refuse_blind_callbacks(trainer, validation)
+        preflight.refuse_bad_needs(self.strategy, preflight.refuse_broken_module(lambda: self._fresh_module(run, 0)))
+        trainer = preflight.refuse_broken_trainer(lambda: fresh.make_trainer(self.trainer, run.path))
+        preflight.refuse_callbacks(trainer, validation, self.data.epoch_steps)
         if not manifest:
             first = self.initial.positions(self.data.pool, self.data, torch.Generator().manual_seed(self._seed("initial")))
             self.data.pool.require_free(first)
-            refuse_bad_sizes(self, first=len(first), pool=len(self.data.pool))
+            preflight.refuse_bad_sizes(self, first=len(first), pool=len(self.data.pool))
+            run.clear()
             run.ledger.declare({"config": config, "data": images, "validation": validation}, Query(tuple(first)))
-        run.ledger.session(environment(trainer, self.threads))
+        run.ledger.session(preflight.environment(trainer, self.threads))
+
+    def _take(self, run: Run, answers: Sequence[Answer]) -> None:
+        """Write answers down, or none of them where one is not of a class that there is."""
+        for answer in answers:
+            self._class_name(answer.label)
+        run.ledger.answer(answers)
 
     def _class_name(self, label: str | int | None) -> str | None:
         classes = self.data.classes
-        if label is None or label in classes:
-            return label  # type: ignore[return-value]  # in classes, so a name
-        if isinstance(label, int) and 0 <= label < len(classes):
-            return classes[label]
+        if label is None or (isinstance(label, str) and label in classes):
+            return label
+        if not isinstance(label, str | bool) and hasattr(label, "__index__") and 0 <= index(label) < len(classes):
+            return classes[index(label)]
         raise ValueError(f"{label!r} is no class of {type(self.data).__name__}; its classes are {', '.join(classes)}.")

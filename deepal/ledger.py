@@ -81,7 +81,15 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(
+                f"{path} is not a ledger that can be read ({error}); restore it, or give the run another --name."
+            ) from error
+
+    def _open(self) -> None:
+        self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
         self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.execute("PRAGMA synchronous = EXTRA")
         self._db.execute("PRAGMA foreign_keys = ON")
@@ -95,6 +103,7 @@ class Ledger:
                             f"CREATE TRIGGER {table}_no_{change} BEFORE {change} ON {table} "
                             f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
                         )
+        self.manifest(), self.results(), self.answers(before=0)  # another database has no such tables
 
     def close(self) -> None:
         self._db.close()
@@ -221,7 +230,7 @@ class Ledger:
                     json.dumps(dict(result.metrics)), json.dumps(dict(result.seconds)), _now(),
                 ),
             )  # fmt: skip
-        elif (known.labels, known.asked, known.metrics) != (result.labels, result.asked, dict(result.metrics)):
+        elif (known.labels, known.asked, repr(known.metrics)) != (result.labels, result.asked, repr(dict(result.metrics))):
             raise LedgerError(f"cycle {result.cycle} has measured {known.metrics} already, and now {result.metrics}.")
 
     def _write_query(self, cycle: int, query: Query) -> None:

@@ -4,20 +4,22 @@ import difflib
 import inspect
 import platform
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 
 from deepal import __version__
 from deepal.strategies.base import QueryStrategy
 
 OURS = (
     "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
-    "num_sanity_val_steps", "fast_dev_run", "barebones", "use_distributed_sampler", "enable_autolog_hparams",
-    "model_registry", "reload_dataloaders_every_n_epochs",
+    "num_sanity_val_steps", "fast_dev_run", "barebones", "overfit_batches", "use_distributed_sampler",
+    "enable_autolog_hparams", "model_registry", "reload_dataloaders_every_n_epochs",
 )  # fmt: skip
 """Options of a Trainer that the learner sets itself."""
 
@@ -31,6 +33,7 @@ class Sized(Protocol):
     budget: int
     pool_subset: int | None
     threads: int
+    name: str | None
 
 
 def refuse_bad_sizes(run: Sized, first: int = 0, pool: int | None = None) -> None:
@@ -38,10 +41,14 @@ def refuse_bad_sizes(run: Sized, first: int = 0, pool: int | None = None) -> Non
 
     Args: first: how many initial labels there are; pool: how many images can be labeled, where that is known.
     """
+    if run.name is not None and (
+        run.name in ("", ".", "..") or len(Path(run.name).parts) != 1 or not run.name.isprintable()
+    ):
+        raise ValueError(f"name={run.name!r} must be the name of one folder in root.")
     if run.query_size < 1:
         raise ValueError(f"query_size={run.query_size} must be at least 1: it is how many labels a cycle asks for.")
-    if run.threads < 1:
-        raise ValueError(f"threads={run.threads} must be at least 1.")
+    if not 1 <= run.threads <= 1024:
+        raise ValueError(f"threads={run.threads} must be from 1 to 1024.")
     if run.pool_subset is not None and run.pool_subset < run.query_size:
         raise ValueError(f"pool_subset={run.pool_subset} must hold at least query_size={run.query_size} images.")
     if run.budget < max(first, 1):
@@ -69,15 +76,53 @@ def refuse_bad_needs(strategy: QueryStrategy, module: LightningModule) -> None:
             )
 
 
-def refuse_blind_callbacks(trainer: Trainer, validation: int) -> None:
-    """Raises ValueError where a callback monitors a validation metric, and there are no validation images."""
+def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None) -> None:
+    """Raises ValueError for a callback that waits for a validation that never comes, and for one that a killed fit could
+    not take up exactly.
+
+    Args: validation: how many validation images there are; epoch_steps: steps an epoch, where that is known.
+    """
     for callback in trainer.callbacks:
-        monitor = str(getattr(callback, "monitor", ""))
+        name, monitor = type(callback).__name__, str(getattr(callback, "monitor", ""))
         if monitor.startswith("val") and not validation:
             raise ValueError(
-                f"{type(callback).__name__} monitors {monitor}, and there are no validation images; set data.validation to "
-                f"how many labels they may cost."
+                f"{name} monitors {monitor}, and there are no validation images; set data.validation to how many labels "
+                f"they may cost."
             )
+        if monitor and epoch_steps and 0 < trainer.max_steps < epoch_steps:
+            raise ValueError(
+                f"{name} monitors {monitor} once an epoch, and trainer.max_steps={trainer.max_steps} ends before the first "
+                f"of data.epoch_steps={epoch_steps}; lower data.epoch_steps."
+            )
+        if type(callback).on_save_checkpoint is not Callback.on_save_checkpoint or isinstance(
+            callback, StochasticWeightAveraging | Checkpoint
+        ):
+            raise ValueError(
+                f"trainer.callbacks={name} keeps state in Lightning's checkpoints, which a run does not use: a killed fit "
+                f"could not be taken up exactly; leave it out."
+            )
+
+
+def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule:
+    """The module that `make` makes, its optimizers made once where that can be done.
+
+    Raises ValueError where the data's images or the options do not fit it.
+    """
+    try:
+        module = make()
+        if hasattr(module, "configure_network"):
+            module.configure_optimizers()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"module: it cannot be made for these images with these options: {error}") from error
+    return module
+
+
+def refuse_broken_trainer(make: Callable[[], Trainer]) -> Trainer:
+    """The Trainer that `make` makes. Raises ValueError where Lightning refuses the options."""
+    try:
+        return make()
+    except Exception as error:  # of any kind: Lightning and its parts refuse in many ways
+        raise ValueError(f"trainer: lightning.Trainer refuses these options: {error}") from error
 
 
 def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +130,8 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError for an option that a Trainer does not have, one that is ours, and more than one process.
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(f"trainer={options!r} must be options of lightning.Trainer by name.")
     known = inspect.signature(Trainer).parameters
     for name in options:
         if name not in known:
@@ -100,6 +147,14 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"trainer.devices={given.get('devices', 'auto')} and trainer.strategy={given.get('strategy', 'auto')} ask for "
             f"several processes, and deepal runs in one so far; leave trainer.strategy out and set trainer.devices=1."
+        )
+    for name in ("max_steps", "max_epochs", "limit_train_batches", "limit_test_batches"):
+        if given.get(name) == 0:
+            raise ValueError(f"trainer.{name}=0 would train or test nothing; give it a length, or leave it out.")
+    if str(given.get("precision", "")).endswith("-true") and given["precision"] != "32-true":
+        raise ValueError(
+            f"trainer.precision={given['precision']} would change the weights themselves, and images stay in fp32; take "
+            f"bf16-mixed or 16-mixed."
         )
     if not any(name in given for name in ("max_steps", "max_epochs", "max_time")):
         given["max_steps"] = 500

@@ -70,6 +70,11 @@ class Run:
 
     # Its files
 
+    def clear(self) -> None:
+        """Remove the files of cycles that no ledger knows of: a new run starts from nothing."""
+        for leftover in ("cycles", "curves"):
+            shutil.rmtree(self.path / leftover, ignore_errors=True)
+
     def weights(self, cycle: int) -> Path:
         """A cycle's trained weights: the file is there once the fit has ended."""
         return self.path / "cycles" / f"{cycle:03d}" / "weights.safetensors"

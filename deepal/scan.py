@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from deepal.signals import Score
@@ -28,8 +28,8 @@ class Scannable(Protocol):
 class Scan:
     """Reads signals of a module: a `signals.Source`.
 
-    Modes, buffers and the random state are afterwards as they were before. Signals come to the CPU; what does not fit
-    into `memory` bytes is held in files under `folder`, which `close` removes.
+    Modes, buffers and the random states are afterwards as they were before. Signals come to the CPU; what does not fit into
+    `memory` bytes is held in files in `folder`, which go with the signals.
 
     Args:
         module: says each signal by a method of that name, or several at once by `say(images, names)`.
@@ -37,7 +37,7 @@ class Scan:
         device: where the module is.
         precision: the context that a forward pass runs in, for mixed precision.
         folder: where large signals go; None keeps all in memory.
-        memory: bytes of signals held in memory; None for half of what is free.
+        memory: bytes of signals held in memory; None for a sixth of what is free, because strategies make copies.
         advance: told how many images have been read, batch by batch.
     """
 
@@ -75,12 +75,6 @@ class Scan:
         self._pass(positions, names, keep)
         return scores
 
-    def close(self) -> None:
-        """Remove the files that large signals were held in."""
-        if hasattr(self, "_files"):
-            self._files.cleanup()
-            del self._files
-
     def _pass(self, positions: Tensor, names: tuple[str, ...], keep: Callable[[slice, dict[str, Tensor]], None]) -> None:
         started, done = time.perf_counter(), 0
         with _untouched(self.module, self.device), torch.inference_mode():
@@ -104,7 +98,7 @@ class Scan:
     def _allocate(self, size: int, said: dict[str, Tensor]) -> dict[str, Tensor]:
         """Room for `size` rows of each signal, its bytes a row measured on what the first batch said."""
         needed = {name: size * prod(each.shape[1:]) * _kept_as(each).itemsize for name, each in said.items()}
-        memory = _free_memory() // 2 if self.memory is None else self.memory
+        memory = _free_memory() // 6 if self.memory is None else self.memory
         with torch.inference_mode(False):
             if self.folder is None or sum(needed.values()) <= memory:
                 return {name: torch.empty(size, *each.shape[1:], dtype=_kept_as(each)) for name, each in said.items()}
@@ -119,11 +113,11 @@ class Scan:
                 f"{free / 2**30:.1f} GiB of disk are free for them; put a cheaper strategy in front of this one "
                 f"(Prefilter(by=Margin(), then=..., keep=10_000)), or scan a part of the pool (pool_subset=...)."
             )
-        if not hasattr(self, "_files"):
-            self._files = TemporaryDirectory(prefix="signals-", dir=self.folder)
-        shape = (size, *like.shape[1:])
-        path = Path(self._files.name) / f"{name}-{self.passes}"
-        return torch.from_file(str(path), shared=True, size=prod(shape), dtype=_kept_as(like)).view(shape)
+        shape, dtype = (size, *like.shape[1:]), _kept_as(like)
+        path = self.folder / f".{name}-{self.passes}.signal"
+        mapped = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
+        path.unlink()  # the file lives as long as its mapping: however this process ends, nothing is left behind
+        return mapped.view(shape)
 
 
 def _say(module: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -142,7 +136,7 @@ def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """`module` in eval mode; modes, buffers and the random state are put back as they were."""
     modes = {each: each.training for each in module.modules()}
     buffers = {each: each.clone() for each in module.buffers()}
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+    with isolate_rng(include_cuda=device.type == "cuda"):
         try:
             module.eval()
             yield

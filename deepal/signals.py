@@ -53,7 +53,13 @@ class Signals:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> "Signals":
-        """Signals from tensors in memory, with one length. Raises ValueError where lengths differ."""
+        """Signals from tensors in memory. Raises ValueError where lengths or shapes are wrong, or a value is not finite."""
+        for name, array in arrays.items():
+            if array.ndim < _RANKS.get(name, 1) or (name in _CLASSES and array.shape[-1] < 2):
+                raise ValueError(
+                    f"the signal {name} must have a row a sample (see deepal.signals), and has shape {[*array.shape]}."
+                )
+            _refuse_non_finite(name, array)
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one set must have as many rows each, and these have {lengths}.")
@@ -86,16 +92,36 @@ class Signals:
         return Signals(self.positions[rows], self._source, {name: array[rows] for name, array in self._known.items()})
 
     def map(self, score: Score, names: tuple[str, ...]) -> Tensor:
-        """A row-wise score of the signals `names`, (n,), computed batch by batch where they are read."""
+        """A row-wise score of the signals `names`, (n,), computed batch by batch where they are read.
+
+        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite, and ValueError where the score is
+        not one number a row.
+        """
+
+        def checked(signals: Mapping[str, Tensor]) -> Tensor:
+            for name, signal in signals.items():
+                _refuse_non_finite(name, signal)
+            scores = score(signals)
+            rows = len(next(iter(signals.values())))
+            if scores.shape != (rows,):
+                raise ValueError(f"a score is one number a row, ({rows},), and this one has shape {tuple(scores.shape)}.")
+            return scores
+
         if all(name in self._known for name in names):
-            return score({name: self._known[name] for name in names})
-        return self._source.map(self.positions, names, score)
+            blocks = zip(*(self._known[name].split(_BLOCK) for name in names), strict=True)
+            return torch.cat([checked(dict(zip(names, block, strict=True))) for block in blocks])
+        return self._source.map(self.positions, names, checked)
+
+
+_BLOCK = 8192  # rows at a time
+_CLASSES = {"logits", "probs", "logit_gradient"}
+_RANKS = dict.fromkeys((*_CLASSES, "embedding"), 2)
 
 
 def _refuse_non_finite(name: str, signal: Tensor) -> None:
-    wrong = sum(int((~some.isfinite()).flatten(1).any(1).sum()) for some in signal.unsqueeze(-1).split(8192))
+    wrong = sum(int((~some.isfinite()).flatten(1).any(1).sum()) for some in signal.unsqueeze(-1).split(_BLOCK))
     if wrong:
-        raise NonFiniteError(f"{wrong} of {len(signal)} rows of the signal {name} are NaN or infinite; nothing was chosen.")
+        raise NonFiniteError(f"{name} is NaN or infinite in {wrong} of {len(signal)} rows; nothing was chosen.")
 
 
 class _Arrays:

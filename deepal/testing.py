@@ -46,12 +46,14 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
 def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> dict[str, Tensor]:
     """Every signal that a module of deepal says, of `size` samples that never were."""
     generator = torch.Generator().manual_seed(seed)
-    logits = 2 * torch.randn(size, classes, generator=generator)
+    logits, embedding = 2 * torch.randn(size, classes, generator=generator), torch.randn(size, width, generator=generator)
+    error = gradients.logit_gradient(logits)
     return {
         "logits": logits,
         "probs": torch.softmax(logits, -1),
-        "embedding": torch.randn(size, width, generator=generator),
-        "logit_gradient": gradients.logit_gradient(logits),
+        "embedding": embedding,
+        "logit_gradient": error,
+        "gradient_embedding": gradients.gradient_embedding(error, embedding),
         "target": torch.randint(classes, (size,), generator=generator),
         "cycle": torch.zeros(size, dtype=torch.long),
     }
@@ -112,15 +114,16 @@ def _check_random_state(strategy: QueryStrategy, signals: Mapping[str, Tensor]) 
 
 
 def _check_nan(strategy: QueryStrategy, signals: Mapping[str, Tensor]) -> None:
-    broken = {name: array.clone() for name, array in signals.items()}
-    for array in broken.values():
-        if array.is_floating_point():
-            array[3] = torch.nan
-    try:
-        _rows(strategy, broken, 7)
-    except NonFiniteError:
-        return
-    raise AssertionError("a NaN is refused, never ranked")
+    for wrong in (torch.nan, torch.inf):
+        broken = {name: array.clone() for name, array in signals.items()}
+        for array in broken.values():
+            if array.is_floating_point():
+                array.view(len(array), -1)[3, -1] = wrong
+        try:
+            _rows(strategy, broken, 7)
+        except NonFiniteError:
+            continue
+        raise AssertionError(f"a signal that is {wrong} in one place is refused, never ranked")
 
 
 def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor], chosen: list[int]) -> None:

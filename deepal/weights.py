@@ -2,35 +2,53 @@
 
 import importlib
 import json
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from deepal import fingerprint, folder
 from deepal.task import Task
 
-_BUILDABLE = ("deepal.", "torch.optim.")
-"""Packages whose classes a file of weights may name; a file cannot make us import anything else."""
+log = logging.getLogger(__name__)
+
+_BUILDABLE = ("deepal.modules.", "deepal.nn.", "torch.optim.")
+_KINDS = (nn.Module, Optimizer, LRScheduler)
+"""What a file of weights may name, and where: a file cannot make us import or call anything else."""
 
 
 def save(module: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
     """Write the weights of `module` atomically, with how to build it again and `notes` (plain values)."""
-    metadata = {"module": fingerprint.describe(module), "task": fingerprint.describe(getattr(module, "task", None))}
+    described = {key: value for key, value in fingerprint.describe(module).items() if key != "weights"}
+    metadata = {"module": described, "task": fingerprint.describe(getattr(module, "task", None))}
     tensors = {name: each.detach().cpu().contiguous().clone() for name, each in module.state_dict().items()}
     text = {"deepal": json.dumps({**metadata, **notes})}
     folder.write_atomically(path, lambda partial_file: save_file(tensors, partial_file, metadata=text))
 
 
-def load_into(module: nn.Module, path: Path) -> dict[str, Any]:
-    """Read the weights of a file into `module`; returns the notes of the file."""
+def load_into(module: nn.Module, path: Path) -> None:
+    """Read the weights of a file into `module`."""
     module.load_state_dict(load_file(path))
-    return _metadata(path)
+
+
+def notes(path: Path) -> dict[str, Any]:
+    """The notes of a file, empty where it is missing, or was cut off (by a full disk, say) and has to be made again."""
+    try:
+        load_file(path)  # reads the whole file, and refuses a part of one
+        return _metadata(path)
+    except FileNotFoundError:
+        return {}
+    except SafetensorError as error:
+        log.warning("%s cannot be read (%s) and is made again.", path, error)
+        return {}
 
 
 def load_model(path: str | Path, module: LightningModule | None = None) -> LightningModule:
@@ -46,6 +64,8 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         raise FileNotFoundError(f"{file} is not there; a run writes it when it ends, so run it to its budget first.")
+    if not notes(file):
+        raise ValueError(f"{file} is not a whole file of weights; run its run again, which writes it anew.")
     if module is None:
         described = _metadata(file)
         module = _build(described["module"])()
@@ -67,9 +87,11 @@ def _build(described: Any) -> Any:
     if not isinstance(described, dict):
         return described
     name = described.get("class", "")
-    if not name.startswith(_BUILDABLE):
+    made: Any = None
+    if name.startswith(_BUILDABLE):
+        made = getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2], None)
+    if not (isinstance(made, type) and issubclass(made, _KINDS)):
         raise ValueError(
-            f"the file was written by a {name or 'module'}, which is not deepal's; build it, and give it as module=."
+            f"the file was written by {name or 'a module'}, which is not deepal's; build it, and give it as module=."
         )
-    made = getattr(importlib.import_module(name.rpartition(".")[0]), name.rpartition(".")[2])
     return partial(made, **{key: _build(value) for key, value in described.items() if key != "class"})

@@ -83,8 +83,8 @@ def fit(path, net, started, extra=(), **options):
     reads = Reads()
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, callbacks=[ResumableFit(path, 3, started.append), reads, *copy.deepcopy(list(extra))],
-        **options,
+        num_sanity_val_steps=0, **options,
+        callbacks=[ResumableFit(path, 3, "these labels", started.append), reads, *copy.deepcopy(list(extra))],
     )  # fmt: skip
     train = DataLoader(TensorDataset(X, Y), batch_size=16, sampler=EpochOrder())
     try:

@@ -177,13 +177,19 @@ REFUSED = [
     ("--data.imbalance 0.5", "data.imbalance=0.5"),
     ("--strategy Prefilter --strategy.by Margin --strategy.then CoreSet --strategy.keep 9 --strategy.factor 2", "not both"),
     ("--config nowhere.yaml", "nowhere.yaml"),
+    ("--root /dev/null", "/dev/null"),
+    ("--name ../elsewhere", "one folder"),
+    ("--trainer.accelerator abacus", "lightning.Trainer refuses"),
+    ("--module.backbone BatchBALDCNN", "cannot be made for these images"),
+    ("--initial.per_class -1", "per_class=-1"),
+    ("--data.num_workers -1", "data.num_workers=-1"),
 ]
 
 
 @pytest.mark.parametrize(("words", "says"), REFUSED)
 def test_a_wrong_command_is_refused_in_a_sentence(words, says, tmp_path):
     with pytest.raises(SystemExit) as stop:
-        cli.run([*words.split(), "--root", str(tmp_path)])
+        cli.run(["--root", str(tmp_path), *words.split()])
     assert says in str(stop.value)
     assert str(stop.value).startswith("deepal: ")
     assert "usage" not in str(stop.value)

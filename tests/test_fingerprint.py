@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch import LightningModule
 
 from deepal import seeds
 from deepal.data import Digits
@@ -63,3 +64,31 @@ def test_seeds_differ_by_every_key_and_fit_every_generator():
     assert len(found) == 500
     assert all(0 <= seed < 2**63 for seed in found)
     torch.Generator().manual_seed(max(found))
+
+
+class Renamed:
+    def __init__(self, power):
+        self._power = power
+
+
+class WithHparams(LightningModule):
+    def __init__(self, rate):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_what_differs_in_an_argument_is_never_described_alike():
+    """Two experiments in one folder: the second would return the first one's numbers."""
+    for first, second in [
+        (Renamed(1.0), Renamed(-1.0)),
+        (WithHparams(0.1), WithHparams(0.2)),
+        (lambda: Classifier(frozen=True), lambda: Classifier(frozen=False)),
+        (torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)),
+    ]:
+        assert describe(first) != describe(second)
+    made = [_closure(rate) for rate in (1, 2, 1)]
+    assert describe(made[0]) == describe(made[2]) != describe(made[1])
+
+
+def _closure(rate):
+    return lambda: rate

@@ -2,16 +2,22 @@
 
 import csv
 import logging
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 import deepal
 from deepal import Learner, strategies
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
 from deepal.ledger import INITIAL, Ledger, LedgerError
 from deepal.modules import Classifier
+from deepal.nn import MLP, BatchBALDCNN
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
 from deepal.run import RunMismatchError
 from deepal.signals import NonFiniteError
@@ -266,8 +272,10 @@ def test_ask_with_a_module_that_they_trained(tmp_path):
     lead = module.probs(images).topk(2).values.diff(dim=1).abs().squeeze(1)
     smallest = {learner.data.pool.index[row] for row in lead.argsort()[:10].tolist()}
     assert set(positions) == smallest
-    learner.tell(positions, [3] * 10)
+    learner.tell(torch.tensor(positions), torch.full((10,), 3))
     assert learner.ask(module) != positions
+    with pytest.raises(ValueError, match="True is no class"):
+        learner.tell(learner.ask(module), [True] * 10)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +307,18 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labe
         ({"trainer": {"logger": False}}, "trainer.logger is set by the learner"),
         ({"trainer": {"devices": "2"}}, "trainer.devices=2"),
         ({"trainer": {"strategy": "ddp_spawn"}}, "ddp_spawn"),
+        ({"trainer": {"precision": "bf16-true"}}, "bf16-mixed"),
+        ({"trainer": {"max_steps": 0}}, "trainer.max_steps=0"),
+        ({"trainer": 3}, "trainer=3"),
+        ({"trainer": {"accelerator": "abacus"}}, "lightning.Trainer refuses"),
+        ({"trainer": {"max_steps": 20, "callbacks": [StochasticWeightAveraging(0.1)]}}, "StochasticWeightAveraging"),
+        ({"trainer": {"max_steps": 5, "callbacks": [EarlyStopping("val/accuracy")]}}, "lower data.epoch_steps"),
+        ({"module": partial(Classifier, partial(MLP, hidden=(-3,)))}, "module: it cannot be made"),
+        ({"module": partial(Classifier, BatchBALDCNN)}, "module: it cannot be made for these images"),
+        ({"module": partial(Classifier, optimizer=partial(torch.optim.SGD, lr=-1.0))}, "Invalid learning rate"),
+        ({"name": "../elsewhere"}, "name='../elsewhere'"),
+        ({"name": "."}, "one folder"),
+        ({"threads": 99999}, "threads=99999"),
         ({"initial": Balanced(500)}, "finds only these"),
         ({"initial": Given((5, 5))}, "more than once"),
         ({"initial": Given((5, 99999))}, "not in the pool"),
@@ -327,19 +347,95 @@ def test_another_configuration_is_refused_with_a_readable_difference(tmp_path):
     digits(tmp_path, name="mine", **SHORT).run()
 
 
-class _Other(Digits):
-    """The same configuration over other images."""
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_another_data_set_is_refused(tmp_path, side):
+    class Other(Digits):
+        """The same configuration over other images."""
 
-    def load(self):
-        images = super().load()
-        return type(images)(TensorImages(255 - images.train.data, images.train.classes), images.test, images.classes)
+        def load(self):
+            images = super().load()
+            part = getattr(images, side)
+            return replace(images, **{side: TensorImages(255 - part.data, part.classes)})
 
-
-def test_another_data_set_is_refused(tmp_path):
-    _Other.__qualname__, _Other.__module__ = Digits.__qualname__, Digits.__module__
+    Other.__qualname__, Other.__module__ = Digits.__qualname__, Digits.__module__
     digits(tmp_path, name="mine", **SHORT).run()
     with pytest.raises(RunMismatchError, match="not those that the run"):
-        digits(tmp_path, name="mine", data=_Other(epoch_steps=10), **SHORT).run()
+        digits(tmp_path, name="mine", data=Other(epoch_steps=10), **SHORT).run()
+
+
+def test_weights_of_a_run_that_no_ledger_knows_are_not_taken_up(tmp_path):
+    first = digits(tmp_path, name="mine", **SHORT)
+    first.run()
+    (first.folder / "ledger.sqlite").unlink()
+    again = digits(tmp_path, name="mine", module=_still, **SHORT)
+    clean = digits(tmp_path, name="clean", module=_still, **SHORT)
+    assert again.run()[-1].metrics == clean.run()[-1].metrics
+
+
+def test_corrected_answers_are_trained_on_although_weights_are_there(tmp_path, monkeypatch):
+    right, wrong = (digits(tmp_path / name, initial=AtRandom(20), **SHORT) for name in ("right", "wrong"))
+    first = right.ask()
+    assert wrong.ask() == first
+    wrong.tell(first, [3] * 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "_tested", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            wrong.run()  # ends there, with weights on the disk
+    for learner in (right, wrong):
+        learner.tell(first, [learner.data.true_label(position) for position in first])
+    assert right.run()[-1].metrics == wrong.run()[-1].metrics
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "fit.ckpt"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_file_that_was_cut_off_is_made_again(tmp_path, file, size):
+    whole = digits(tmp_path / "whole", **SHORT)
+    whole.run()
+    cut = digits(tmp_path / "cut", **SHORT)
+    cut.run()
+    path = cut.folder / "cycles" / "001" / file
+    path.write_bytes(path.read_bytes()[:size])
+    grown = [digits(tmp_path / root, **SHORT | {"budget": 40}) for root in ("whole", "cut")]
+    assert grown[0].run()[-1].metrics == grown[1].run()[-1].metrics
+    (grown[1].folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="not a whole file"):
+        deepal.load_model(grown[1].folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, "another"])
+def test_a_ledger_that_cannot_be_read(tmp_path, content):
+    learner = digits(tmp_path, name="mine", **SHORT)
+    learner.folder.mkdir(parents=True)
+    file = learner.folder / "ledger.sqlite"
+    if content == "another":
+        with closing(sqlite3.connect(file)) as other:
+            other.execute("CREATE TABLE people (name TEXT)")
+            other.commit()
+    else:
+        file.write_bytes(content)
+    if content == b"":
+        assert learner.run()
+    else:
+        with pytest.raises(LedgerError, match="not a ledger that can be read"):
+            learner.run()
+
+
+class Confused(Oracle):
+    def answer(self, positions, data, seed):
+        return [Answer(position, "cat") for position in positions]
+
+
+def test_an_oracle_that_answers_no_class_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match="'cat' is no class of Digits"):
+        digits(tmp_path, name="mine", oracle=Confused(), **SHORT).run()
+    assert Ledger(tmp_path / "mine" / "ledger.sqlite").answers(before=0) == []
+
+
+def test_a_start_that_is_refused_claims_no_name(tmp_path):
+    broken = partial(Classifier, optimizer=partial(torch.optim.SGD, lr=-1.0))
+    with pytest.raises(ValueError, match="Invalid learning rate"):
+        digits(tmp_path, name="mine", module=broken, **SHORT).run()
+    assert digits(tmp_path, name="mine", **SHORT).run()
 
 
 class _Nan(Acquisition):
@@ -411,6 +507,10 @@ def test_selecting_from_arrays():
         ({"probs": PROBS}, {"query_size": 1, "labeled": [1, 1]}, "labeled"),
         ({"embedding": PROBS}, {"query_size": 1}, "'probs' is needed"),
         ({"probs": PROBS, "embedding": PROBS[:2]}, {"query_size": 1}, "as many rows"),
+        ({"probs": [0.1, 0.9]}, {"query_size": 1}, "shape"),
+        ({"probs": [[1.0], [1.0]]}, {"query_size": 1}, "shape"),
+        ({"probs": [[0.5, 0.5], [float("nan"), 0.5]]}, {"query_size": 1}, "probs is NaN"),
+        ({"probs": PROBS}, {"query_size": 1, "labeled": {"embedding": [[float("inf")]]}}, "embedding is NaN or infinite"),
     ],
 )
 def test_arrays_that_cannot_be_selected_from(pool, how, says):

@@ -25,7 +25,8 @@ class ActiveDataModule(LightningDataModule, ABC):
     """Splits a data set into a validation set, a labeled set and a pool, and serves each of them.
 
     Training batches carry the labels that were answered, never the data set's own; scan batches carry none. Pixels are
-    normalised on the device by the mean and deviation of the training images, and augmented there while training only.
+    normalised on the device by the mean and deviation of the training images (of 1,000 where they are not in memory; floats
+    are taken as they are), and augmented there while training only.
 
     Args:
         batch_size: images a training step.
@@ -52,9 +53,9 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def __post_init__(self) -> None:
         super().__init__()
-        for name in ("batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name}={getattr(self, name)} must be at least 1.")
+        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}={getattr(self, name)} must be at least {least}.")
         if self.epoch_steps is not None and self.epoch_steps < 1:
             raise ValueError(f"data.epoch_steps={self.epoch_steps} must be at least 1, or none for one pass.")
         if self.validation < 0 or (self.validation >= 1 and self.validation != int(self.validation)):
@@ -96,8 +97,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         self.cycle_seed = seed
 
     def fingerprint(self) -> str:
-        """A hash of the training images, by which a resumed run knows its data set again."""
-        return fingerprint(self._set.train)
+        """A hash of the images to train and to test on, by which a run knows its data set again."""
+        return fingerprint(self._set.train) + fingerprint(self._set.test)
 
     def true_label(self, position: int) -> str:
         """The true class of a training image, for oracles that simulate people."""
@@ -161,13 +162,18 @@ class ActiveDataModule(LightningDataModule, ABC):
 
 
 def _task(images: ImageSet) -> Task:
-    """What the networks need to know; mean and deviation over all training images where these are bytes in memory."""
-    example = images.train.images([0])
-    channels, height, width = example.shape[1:]
-    mean, std = (0.0,) * channels, (1.0,) * channels
-    if isinstance(images.train, TensorImages) and example.dtype == torch.uint8:
-        mean, std = _mean_and_std(images.train.data)
+    """What the networks need to know."""
+    some = _some(images.train)
+    channels, height, width = some.shape[1:]
+    mean, std = _mean_and_std(some) if some.dtype == torch.uint8 else ((0.0,) * channels, (1.0,) * channels)
     return Task((channels, height, width), images.classes, mean, std)
+
+
+def _some(images: Images) -> Tensor:
+    """All images where they are in memory, else 1,000 spread evenly."""
+    if isinstance(images, TensorImages):
+        return images.data
+    return images.images(torch.linspace(0, len(images) - 1, min(1000, len(images))).long().unique())
 
 
 def _mean_and_std(data: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,7 +1,7 @@
 """Data sets by name. Each says what it loads; everything else is `ActiveDataModule`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,12 @@ class EMNIST(TorchvisionData):
         dataset = torchvision.datasets.EMNIST
         if self.split not in dataset.splits:
             raise ValueError(f"EMNIST has no split '{self.split}'; it has {', '.join(dataset.splits)}.")
-        return _gray(*(self.fetch(dataset, split=self.split, train=train) for train in (True, False)))
+        images = _gray(*(self.fetch(dataset, split=self.split, train=train) for train in (True, False)))
+        if images.classes[0] != "N/A":
+            return images
+        for part in (images.train, images.test):  # the letters are numbered from 1, after a class that is not there
+            part.classes -= 1
+        return replace(images, classes=images.classes[1:])
 
 
 @dataclass(kw_only=True, eq=False)

@@ -84,7 +84,7 @@ def fingerprint(images: Images) -> str:
     else:
         data = images.images(torch.linspace(0, len(images) - 1, min(256, len(images))).long().unique())
     digest.update(str((tuple(data.shape), data.dtype)).encode())
-    digest.update(data.contiguous().numpy().tobytes())
+    digest.update(data.contiguous().numpy())
     return digest.hexdigest()
 
 

@@ -35,6 +35,10 @@ class Balanced(Initial):
 
     per_class: int = 2
 
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise ValueError(f"initial=Balanced(per_class={self.per_class}) must be at least 1.")
+
     def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
         left = dict.fromkeys(data.classes, self.per_class)
         chosen = []

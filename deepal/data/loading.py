@@ -72,13 +72,13 @@ class Shuffled(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", self.epoch))
         left = len(self)
-        while left:
+        while left:  # none at all for a set without rows
             for batch in _pass(self.size, self.batch_size, generator)[:left]:
                 left -= 1
                 yield batch
 
     def __len__(self) -> int:
-        return self.steps or len(_sizes(self.size, self.batch_size))
+        return (self.steps if self.steps and self.size else 0) or len(_sizes(self.size, self.batch_size))
 
 
 def loader(batches: Batches, sampler: Sampler[Tensor], num_workers: int) -> DataLoader:

@@ -1,16 +1,21 @@
 """Choosing rows that cover a set: greedy k-center and D^2 sampling. N rows, D features, K rows to choose.
 
 Both choose row after row, so the first k of K rows are what a budget of k would have chosen, and both ask one thing of
-the set, a `Geometry`: squared distances to a row. Distances are held in fp64 after centering: the expanded form
-|a|^2 + |b|^2 - 2ab in fp32 can turn a distance of 0.02 into 1.4, and near-duplicates into negative numbers.
+the set, a `Geometry`: squared distances to a row. Distances are taken from differences, in fp64, block by block: the
+expanded form |a|^2 + |b|^2 - 2ab in fp32 turns a distance of 0.02 into 1.4, makes near-duplicates negative, and breaks
+exact ties.
 """
 
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 First = Literal["max_norm", "uniform", "norm"]
+
+
+_BLOCK = 2048  # rows at a time: differences of a block stay in cache
 
 
 class Geometry(Protocol):
@@ -24,59 +29,72 @@ class Geometry(Protocol):
         ...
 
     def dist2(self, row: int) -> Tensor:
-        """Squared distances of all rows to row `row`, (N,), fp64, not negative."""
+        """Squared distances of all rows to row `row`, (N,), fp64, not negative, 0 for equal rows."""
         ...
 
 
 class Points:
-    """Rows of plain features (N, D) under the Euclidean distance.
+    """Rows of plain features (N, D) under the Euclidean distance."""
 
-    Args: points (N, D); centered: measure from the rows' mean, which changes no distance and keeps their digits, but
-    does change `norm2`.
-    """
-
-    def __init__(self, points: Tensor, centered: bool = True) -> None:
-        self.points = points.double()
-        self.origin = self.points.mean(0) if centered and len(points) else self.points.new_zeros(points.shape[1:])
-        self.points = self.points - self.origin
-        self.norm2 = torch.linalg.vector_norm(self.points, dim=1).square()
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+        self.norm2 = self.dist2_to(points.new_zeros(points.shape[1:]))
 
     def __len__(self) -> int:
         return len(self.points)
 
     def dist2(self, row: int) -> Tensor:
-        return (self.norm2 + self.norm2[row] - 2 * (self.points @ self.points[row])).clamp_min(0)
+        return self.dist2_to(self.points[row])
 
-    def nearest2(self, centers: Tensor, block: int = 1024) -> Tensor:
-        """Squared distance of every row to the nearest of `centers` (L, D); infinite where there is none. Shape (N,)."""
-        nearest = torch.full_like(self.norm2, torch.inf)
-        for some in centers.split(block):
-            others = some.double() - self.origin
-            norm2 = torch.linalg.vector_norm(others, dim=1).square()
-            for start in range(0, len(self), block):
-                rows = slice(start, start + block)
-                dist2 = torch.addmm(norm2, self.points[rows], others.T, alpha=-2).amin(1) + self.norm2[rows]
-                nearest[rows] = torch.minimum(nearest[rows], dist2.clamp_min(0))
-        return nearest
+    def dist2_to(self, place: Tensor) -> Tensor:
+        """Squared distances of all rows to a place (D,), (N,), fp64."""
+        place = place.double()
+        return _by_block(lambda points: _square(points.double() - place), self.points)
+
+    def dist2_to_nearest(self, centers: Tensor) -> Tensor:
+        """Squared distance of every row to the nearest of `centers` (L, D), L > 0, shape (N,), fp64.
+
+        Products find which center is nearest, in fp64 from the centers' mean; the difference to that one is the distance.
+        """
+        centers = centers.double()
+        origin = centers.mean(0)
+        moved = centers - origin
+        half = _square(moved) / 2
+
+        def dist2(points: Tensor) -> Tensor:
+            points = points.double()
+            best = torch.addmm(half, points - origin, moved.T, alpha=-1).argmin(1)
+            return _square(points - centers[best])
+
+        return _by_block(dist2, self.points)
 
 
 class FactoredGradients:
     """Rows that are last-layer gradients e h^T of shape (C, D), held as their factors (see `gradients`).
 
+    Distances come from e h^T - e' h'^T = (e - e') h^T + e' (h - h')^T, so that equal rows are at distance 0 exactly.
+
     Args: logit_gradient (N, C), embedding (N, D).
     """
 
     def __init__(self, logit_gradient: Tensor, embedding: Tensor) -> None:
-        self.error, self.embedding = logit_gradient.double(), embedding.double()
-        norms = torch.linalg.vector_norm(self.error, dim=1) * torch.linalg.vector_norm(self.embedding, dim=1)
-        self.norm2 = norms.square()
+        self.error, self.embedding = logit_gradient, embedding
+        norm2 = [_by_block(lambda factor: _square(factor.double()), each) for each in (logit_gradient, embedding)]
+        self.norm2 = norm2[0] * norm2[1]
 
     def __len__(self) -> int:
         return len(self.error)
 
     def dist2(self, row: int) -> Tensor:
-        inner = (self.error @ self.error[row]) * (self.embedding @ self.embedding[row])
-        return (self.norm2 + self.norm2[row] - 2 * inner).clamp_min(0)
+        of_row, at_row = self.error[row].double(), self.embedding[row].double()
+
+        def dist2(error: Tensor, embedding: Tensor) -> Tensor:
+            embedding = embedding.double()
+            apart, away = error.double() - of_row, embedding - at_row
+            cross = (apart @ of_row) * torch.linalg.vecdot(embedding, away)
+            return (_square(apart) * _square(embedding) + _square(of_row) * _square(away) + 2 * cross).clamp_min(0)
+
+        return _by_block(dist2, self.error, self.embedding)
 
 
 def k_center(points: Tensor, centers: Tensor, query_size: int) -> Tensor:
@@ -90,14 +108,18 @@ def k_center(points: Tensor, centers: Tensor, query_size: int) -> Tensor:
     >>> k_center(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([[0.0]]), 2)
     tensor([3, 2])
     """
+    if not len(points):
+        return torch.empty(0, dtype=torch.long)
     geometry = Points(points)
-    nearest = geometry.nearest2(centers) if len(centers) else geometry.norm2.clone()
+    taken = torch.zeros(len(points), dtype=torch.bool)
+    nearest = geometry.dist2_to_nearest(centers) if len(centers) else torch.full_like(geometry.norm2, torch.inf)
+    first = nearest if len(centers) else geometry.dist2_to(points.double().mean(0))
     chosen: list[int] = []
-    for _ in range(min(query_size, len(geometry))):
-        row = _first_largest(nearest)
-        nearest = geometry.dist2(row) if not chosen and not len(centers) else nearest.minimum(geometry.dist2(row))
+    for turn in range(min(query_size, len(points))):
+        row = _first_largest((nearest if turn else first).masked_fill(taken, -1))
+        nearest = nearest.minimum(geometry.dist2(row))
         chosen.append(row)
-        nearest[row] = -1  # taken: below every distance, and it stays there
+        taken[row] = True
     return torch.tensor(chosen, dtype=torch.long)
 
 
@@ -144,6 +166,17 @@ def _draw(weights: Tensor, taken: Tensor, generator: torch.Generator) -> int:
     if row == len(weights):  # the product was rounded up to the whole sum: the last row of any weight
         row = int(torch.searchsorted(cumulative, cumulative[-1]))
     return row
+
+
+def _by_block(work: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    """`work` on a block of rows at a time, (N,): nothing of the size of the arrays is made."""
+    blocks = [work(*some) for some in zip(*(each.split(_BLOCK) for each in arrays), strict=True)]
+    return torch.cat(blocks)
+
+
+def _square(rows: Tensor) -> Tensor:
+    """Squared norm of each row."""
+    return torch.linalg.vecdot(rows, rows)
 
 
 def _first_largest(values: Tensor) -> int:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from deepal.functional import coverage
 
+_BLOCK = 2048  # rows at a time, where something of the size of all rows would be made
+
 
 def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """The k nearest of `references` (M, D) for each of `queries` (N, D), exact, under the Euclidean distance.
@@ -22,11 +24,15 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Te
     if not 1 <= k <= len(references):
         raise ValueError(f"k={k} neighbors were asked for, and there are {len(references)} references.")
     origin = references.mean(0)
-    queries, references = (queries - origin).float().contiguous(), (references - origin).float().contiguous()
-    if not (queries.isfinite().all() and references.isfinite().all()):
-        raise ValueError("nearest neighbors need finite features, and some are NaN or infinite.")
-    faiss = _faiss()
-    return _search_faiss(faiss, queries, references, k) if faiss else _search_torch(queries, references, k)
+    references = (references - origin).float().contiguous()
+    parts = []
+    for some in queries.split(64 * _BLOCK):
+        moved = (some - origin).float().contiguous()
+        if not (moved.isfinite().all() and references.isfinite().all()):
+            raise ValueError("nearest neighbors need finite features, and some are NaN or infinite.")
+        faiss = _faiss()
+        parts.append(_search_faiss(faiss, moved, references, k) if faiss else _search_torch(moved, references, k))
+    return torch.cat([dist2 for dist2, _ in parts]), torch.cat([rows for _, rows in parts])
 
 
 def k_means(points: Tensor, k: int, generator: torch.Generator, iterations: int = 100) -> tuple[Tensor, Tensor]:
@@ -37,8 +43,7 @@ def k_means(points: Tensor, k: int, generator: torch.Generator, iterations: int 
 
     Args: points (N, D), N >= k. Returns centroids (k, D) and the cluster of each point (N,).
     """
-    geometry = coverage.Points(points)
-    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")].float()
+    centroids = points[coverage.d2_sampling(coverage.Points(points), k, generator, first="uniform")].float()
     assignment = nearest(points, centroids)[1].squeeze(1)
     for _ in range(iterations):
         centroids = _means(points, assignment, centroids)
@@ -54,7 +59,8 @@ def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
 
     Args: points (N, D), centroids (k, D), assignment (N,). Returns k distinct rows.
     """
-    dist2 = (points - centroids[assignment]).double().square().sum(1)
+    blocks = zip(points.split(_BLOCK), assignment.split(_BLOCK), strict=True)
+    dist2 = torch.cat([(some.double() - centroids[of]).square().sum(1) for some, of in blocks])
     nearest_first = dist2.sort(stable=True).indices
     by_cluster = nearest_first[assignment[nearest_first].sort(stable=True).indices]
     clusters = assignment[by_cluster]
@@ -62,14 +68,17 @@ def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
     leads[1:] = clusters[1:] != clusters[:-1]
     sizes = torch.bincount(assignment)[clusters[leads]]
     chosen = by_cluster[leads][sizes.sort(descending=True, stable=True).indices]
-    left_over = nearest_first.flip(0)[~torch.isin(nearest_first.flip(0), chosen)]
+    farthest_first = dist2.sort(descending=True, stable=True).indices
+    left_over = farthest_first[~torch.isin(farthest_first, chosen)]
     return torch.cat([chosen, left_over[: len(centroids) - len(chosen)]])
 
 
 def _means(points: Tensor, assignment: Tensor, centroids: Tensor) -> Tensor:
     """Mean of each cluster's points; where a cluster is empty, its centroid as it was."""
     sizes = torch.bincount(assignment, minlength=len(centroids))
-    sums = centroids.new_zeros(centroids.shape, dtype=torch.float64).index_add_(0, assignment, points.double())
+    sums = centroids.new_zeros(centroids.shape, dtype=torch.float64)
+    for some, of in zip(points.split(_BLOCK), assignment.split(_BLOCK), strict=True):
+        sums.index_add_(0, of, some.double())
     means = (sums / sizes.clamp_min(1).unsqueeze(1)).to(centroids.dtype)
     return torch.where(sizes.unsqueeze(1) > 0, means, centroids)
 
@@ -82,10 +91,10 @@ def _search_faiss(faiss: ModuleType, queries: Tensor, references: Tensor, k: int
     return torch.from_numpy(dist2).clamp_min(0), torch.from_numpy(rows)
 
 
-def _search_torch(queries: Tensor, references: Tensor, k: int, block: int = 1024) -> tuple[Tensor, Tensor]:
+def _search_torch(queries: Tensor, references: Tensor, k: int) -> tuple[Tensor, Tensor]:
     norm2 = torch.linalg.vector_norm(references, dim=1).square()
     parts = []
-    for some in queries.split(block):
+    for some in queries.split(_BLOCK):
         dist2 = torch.addmm(norm2, some, references.T, alpha=-2)
         dist2 += torch.linalg.vector_norm(some, dim=1, keepdim=True).square()
         parts.append(dist2.clamp_min_(0).topk(k, largest=False))

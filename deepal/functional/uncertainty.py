@@ -11,12 +11,17 @@ from torch import Tensor
 def entropy(probs: Tensor) -> Tensor:
     """Shannon entropy of the predictive distribution: H[y|x] = - sum_c p_c log p_c  (Shannon, 1948).
 
+    The term of the largest class is (1 - d) log1p(-d), with d the sum of the others: where p_max is near 1, fp32 has no
+    digits left for its logarithm.
+
     Args: probs (..., C), rows sum to 1. Returns (...), in nats, within [0, log C]; 0 log 0 counts as 0.
 
     >>> entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]]))
     tensor([0.6931, 0.0000])
     """
-    return torch.special.entr(_full_precision(probs)).sum(-1)
+    others = _without_the_largest(probs)
+    rest = others.sum(-1)
+    return torch.special.entr(others).sum(-1) + torch.special.xlog1py(rest - 1, -rest)
 
 
 def least_confidence(probs: Tensor) -> Tensor:
@@ -36,16 +41,17 @@ def least_confidence(probs: Tensor) -> Tensor:
 def margin(probs: Tensor) -> Tensor:
     """One minus the lead of the first class over the second: 1 - (p_(1) - p_(2))  (Scheffer et al., 2001).
 
-    Computed as (1 - p_(1)) + p_(2), both without cancellation. With two classes it ranks as `entropy` and
-    `least_confidence` do.
+    Where the first has more than half, it is computed as (1 - p_(1)) + p_(2), both without cancellation. With two classes
+    it ranks as `entropy` and `least_confidence` do.
 
-    Args: probs (..., C), C >= 2, rows sum to 1. Returns (...), within [0, 1]; 1 on an exact tie of the first two.
+    Args: probs (..., C), C >= 2, rows sum to 1. Returns (...), within [0, 1]; exactly 1 on a tie of the first two.
 
     >>> margin(torch.tensor([[0.5, 0.5, 0.0], [0.75, 0.25, 0.0]]))
     tensor([1.0000, 0.5000])
     """
     others = _without_the_largest(probs)
-    return others.sum(-1) + others.amax(-1)
+    first, second = _full_precision(probs).amax(-1), others.amax(-1)
+    return torch.where(first > 0.5, others.sum(-1) + second, 1 - (first - second))
 
 
 def _without_the_largest(probs: Tensor) -> Tensor:

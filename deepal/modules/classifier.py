@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from deepal.functional import gradients
@@ -149,15 +149,21 @@ def _metrics(classes: int, prefix: str) -> MetricCollection:
     return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
-class _MeanOver(MeanMetric):
-    """The mean of a score of each row, of (probs (B, C), target (B,))."""
+class _MeanOver(Metric):
+    """The mean of a score of each row, of (probs (B, C), target (B,)). A NaN is not left out of it."""
 
     def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self._score = score
+        for name in ("total", "rows"):
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, probs: Tensor, target: Tensor) -> None:  # type: ignore[override]
-        super().update(self._score(probs, target))
+    def update(self, probs: Tensor, target: Tensor) -> None:
+        self.total += self._score(probs, target).double().sum()
+        self.rows += len(target)
+
+    def compute(self) -> Tensor:
+        return (self.total / self.rows).float()
 
 
 def _nll(probs: Tensor, target: Tensor) -> Tensor:

@@ -30,9 +30,10 @@ class Network(nn.Module, ABC):
 
 def width_of(features: nn.Module, input_shape: Sequence[int]) -> int:
     """How many features come out for one image of this shape, found by passing one through in eval mode."""
-    training = features.training
+    modes = {each: each.training for each in features.modules()}
     features.eval()
     with torch.no_grad():
         width = features(torch.zeros(1, *input_shape)).shape[1]
-    features.train(training)
+    for each, training in modes.items():
+        each.training = training
     return width

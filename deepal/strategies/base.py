@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,7 +32,6 @@ class Choice:
 
     rows: Tensor
     scores: Tensor | None = None
-    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class QueryStrategy(ABC):

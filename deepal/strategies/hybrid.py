@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from deepal.strategies.base import Choice, Needs, QueryStrategy, View
+from deepal.strategies.base import Choice, Needs, QueryStrategy, View, choose
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Prefilter(QueryStrategy):
     Args:
         by: chooses the short list.
         then: chooses from it.
-        keep: length of the short list, or
+        keep: length of the short list (of the query, where that is longer), or
         factor: its length in multiples of the query size. One of the two is given; the factor is 10 where neither is.
     """
 
@@ -39,13 +39,13 @@ class Prefilter(QueryStrategy):
         return {of: tuple(dict.fromkeys((*self.by.needs.get(of, ()), *self.then.needs.get(of, ())))) for of in sets}
 
     @property
-    def keeps_prefix(self) -> bool:  # type: ignore[override]  # of one short list; with a factor, each query has its own
+    def keeps_prefix(self) -> bool:  # type: ignore[override]  # up to `keep`; with a factor, each query has a list of its own
         return self.keep is not None and self.then.keeps_prefix
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        kept = self.by.select(view, min(self._keep(query_size), len(view.pool)), generator).rows.sort().values
-        choice = self.then.select(view.take(kept), query_size, generator)
-        return Choice(kept[choice.rows], choice.scores, choice.notes)
+        kept = choose(self.by, view, self._keep(query_size), generator).rows.sort().values
+        choice = choose(self.then, view.take(kept), query_size, generator)
+        return Choice(kept[choice.rows], choice.scores)
 
     def _keep(self, query_size: int) -> int:
         if self.keep is not None:

@@ -145,6 +145,10 @@ def test_an_epoch_of_so_many_steps_goes_over_the_set_again_and_again():
     assert all(len(set(batch.tolist())) == len(batch) for batch in batches)
 
 
+def test_a_set_without_rows_has_no_batches():
+    assert list(Shuffled(0, 8, seed=0, steps=3)) == []
+
+
 @pytest.mark.parametrize(("size", "expected"), [(17, [8, 9]), (16, [8, 8]), (18, [8, 8, 2]), (1, [1]), (5, [5])])
 def test_a_single_last_row_is_joined_to_the_batch_before(size, expected):
     """Batch norm cannot train on one image, and some cycle has a labeled set of that size."""
@@ -207,6 +211,7 @@ def test_any_data_set_from_python():
     data.begin(0, 5)
     assert data.task.input_shape == (3, 8, 8)
     assert data.true_label(6) == "c"
+    assert data.task.mean == pytest.approx([29.5 / 255] * 3, abs=1e-6)
     (batch,) = list(data.scan_dataloader(torch.tensor([7, 2])))
     assert batch["input"][:, 0, 0, 0].tolist() == [7, 2]
 
@@ -242,7 +247,7 @@ def test_each_image_of_a_batch_is_augmented_for_itself():
     padded = torch.nn.functional.pad(images[0, 0], (2,) * 4)
     windows = {tuple(padded[i : i + 6, j : j + 6].flatten().tolist()) for i in range(5) for j in range(5)}
     assert {tuple(each.flatten().tolist()) for each in cropped} <= windows
-    assert cropped.dtype == RandomCrop(1)(images.byte()).float().dtype
+    assert RandomCrop(1)(images.byte()).dtype == RandomFlip()(images.byte()).dtype == torch.uint8
 
 
 class Names:

@@ -81,6 +81,46 @@ def test_near_duplicates_give_no_nan_and_no_repeats(shift):
     assert chosen == greedy(points, points[:1], 100)
 
 
+@given(seeds, st.integers(0, 3), st.booleans())
+def test_exact_ties_go_to_the_lowest_row(seed, labeled, shifted):
+    """On an integer lattice distances tie exactly, and a formula that rounds picks by its rounding."""
+    lattice = torch.randint(0, 5, (40, 2), generator=generator(seed)).float() + 1000 * shifted
+    expected = lattice_greedy(lattice.long(), lattice[:labeled].long(), 40)
+    assert coverage.k_center(lattice, lattice[:labeled], 40).tolist() == expected
+
+
+def lattice_greedy(points, centers, query_size):
+    """k-center in integers. Without centers, N times the distance to the mean."""
+    chosen = []
+    n = len(points)
+    for _ in range(query_size):
+        known = [*centers, *(points[row] for row in chosen)]
+        if known:
+            distances = torch.stack([(points - one).square().sum(1) for one in known]).amin(0)
+        else:
+            distances = (n * points - points.sum(0)).square().sum(1)
+        distances[chosen] = -1
+        chosen.append(int((distances == distances.max()).nonzero()[0]))
+    return chosen
+
+
+def test_where_only_duplicates_are_left_the_rest_is_uniform():
+    hidden = cloud(0, 2, 3).repeat_interleave(torch.tensor([6, 2]), 0)
+    error = torch.tensor([[-0.3, 0.2, 0.1], [0.4, -0.6, 0.2]]).repeat_interleave(torch.tensor([6, 2]), 0)
+    geometry = coverage.FactoredGradients(error, hidden)
+    draws = torch.stack([coverage.d2_sampling(geometry, 3, generator(seed)) for seed in range(600)])
+    first = int(draws[0, 0])
+    others = [row for row in range(8) if (row < 6) != (first < 6)]  # the second is one of the other kind
+    expected = torch.zeros(8)
+    for second in others:
+        left = [row for row in range(8) if row not in (first, second)]
+        expected[left] += 600 / len(others) / len(left)
+    counts = torch.bincount(draws[:, 2], minlength=8)
+    assert counts[first] == 0
+    seen = expected > 0
+    assert ((counts - expected)[seen].square() / expected[seen]).sum() < 22.5  # chi-square, 6 degrees, p = .001
+
+
 def test_nothing_labeled_starts_at_the_row_farthest_from_the_mean():
     points = torch.tensor([[0.0], [1.0], [2.0], [30.0]])
     assert coverage.k_center(points, points[:0], 2).tolist() == [3, 0]
@@ -111,7 +151,7 @@ def test_a_smaller_budget_is_a_prefix(seed, k):
 def test_the_second_center_is_drawn_in_proportion_to_squared_distance():
     """Squared once: a library that squares distances it holds squared draws by d^4."""
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 2.0], [-1.0, 4.0]])
-    geometry = coverage.Points(points, centered=False)
+    geometry = coverage.Points(points)
     draws, source = 20_000, generator(0)
     seconds = torch.tensor([int(coverage.d2_sampling(geometry, 2, source)[1]) for _ in range(draws)])
     first = int(geometry.norm2.argmax())
@@ -125,7 +165,7 @@ def test_the_second_center_is_drawn_in_proportion_to_squared_distance():
 def test_the_first_center():
     """By default the largest norm, as in the authors' code; uniform or by squared norm by choice."""
     points = torch.tensor([[1.0], [3.0], [2.0]])
-    geometry = coverage.Points(points, centered=False)
+    geometry = coverage.Points(points)
     assert coverage.d2_sampling(geometry, 1, generator(0)).tolist() == [1]
     for first, shares in (("uniform", [1 / 3, 1 / 3, 1 / 3]), ("norm", [1 / 14, 9 / 14, 4 / 14])):
         source = generator(1)
@@ -137,7 +177,7 @@ def test_the_first_center():
 def test_a_low_norm_cluster_is_found_although_the_origin_is_no_center():
     """A running minimum that starts from squared norms keeps the origin as a permanent center."""
     points = torch.cat([torch.full((1, 2), 10.0), torch.full((50, 2), 0.01) + 1e-3 * cloud(0, 50)])
-    geometry = coverage.Points(points, centered=False)
+    geometry = coverage.Points(points)
     assert all(int(coverage.d2_sampling(geometry, 2, generator(seed))[1]) > 0 for seed in range(20))
 
 
@@ -164,4 +204,4 @@ def test_points_far_from_the_origin_keep_their_distances():
     geometry = coverage.Points(points)
     for row in range(30):
         assert torch.allclose(geometry.dist2(row), expected[row], atol=1e-9)
-    assert torch.allclose(geometry.nearest2(points[:7]), expected[:, :7].amin(1), atol=1e-9)
+    assert torch.allclose(geometry.dist2_to_nearest(points[:7]), expected[:, :7].amin(1), atol=1e-9)

@@ -76,6 +76,20 @@ def test_half_precision_is_read_in_full(score, dtype):
     assert torch.equal(score(probs), score(probs.float()))
 
 
+@pytest.mark.parametrize("third", [0.0, 0.1, 0.2, 0.3])
+def test_a_tie_of_the_first_two_has_margin_one_exactly(third):
+    equal = torch.tensor((1 - third) / 2)
+    assert uncertainty.margin(torch.stack([equal, equal, torch.tensor(third)])).item() == 1
+
+
+@given(seeds)
+def test_confident_rows_have_their_entropy_in_fp32(seed):
+    z = logits(seed, n=200, classes=4, scale=8.0)
+    exact = uncertainty.entropy(torch.softmax(z, -1))
+    found = uncertainty.entropy(torch.softmax(z.float(), -1)).double()
+    assert torch.allclose(found, exact, rtol=1e-4)
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_only_the_last_axis_is_reduced(score):
     probs = torch.softmax(logits(4, n=24), -1).view(2, 3, 4, 5)

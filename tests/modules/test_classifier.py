@@ -90,7 +90,9 @@ def test_metrics_equal_their_definitions():
         "test/macro_f1": torch.stack(f1).mean(),
         "test/ece": ece,
     }
-    assert found == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-6)
+    assert found == pytest.approx(
+        {name: float(torch.as_tensor(value).detach()) for name, value in expected.items()}, abs=1e-6
+    )
 
 
 def test_drawn_anew_from_the_seed():
@@ -102,6 +104,12 @@ def test_drawn_anew_from_the_seed():
         weights.append(module.network.head.weight.detach().clone())
     assert torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[1])
+
+
+def test_a_row_that_diverged_is_not_left_out_of_the_mean():
+    module = classifier()
+    module.test_metrics["nll"].update(torch.tensor([[0.5, 0.5, 0.0], [torch.nan] * 3]), torch.tensor([0, 1]))
+    assert module.test_metrics["nll"].compute().isnan()
 
 
 def test_a_certain_and_wrong_prediction_has_a_finite_nll():

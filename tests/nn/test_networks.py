@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from deepal import nn as networks
 from deepal.nn import MLP, BatchBALDCNN, GalCNN, ResNet18, ResNet34, ResNet50, Torchvision
+from deepal.nn.network import width_of
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_the_layers_of_the_papers():
     ]  # fmt: skip
 
 
-def test_finding_the_width_draws_nothing_and_changes_no_mode():
-    torch.manual_seed(0)
-    GalCNN((1, 28, 28), 10)
-    after = torch.rand(1)
-    torch.manual_seed(0)
-    made = GalCNN((1, 28, 28), 10)
-    assert torch.equal(torch.rand(1), after)
-    assert all(each.training for each in made.modules())
-    assert networks.Network in type(made).__mro__
+@pytest.mark.parametrize("network", [GalCNN, BatchBALDCNN])
+def test_finding_the_width_draws_nothing_and_changes_no_mode(network):
+    made = network((1, 28, 28), 10)
+    trunk = made.features[0]
+    trunk[0].eval()
+    modes, state = [each.training for each in trunk.modules()], torch.get_rng_state()
+    assert width_of(trunk, (1, 28, 28)) == made.features[1].in_features
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [each.training for each in trunk.modules()] == modes

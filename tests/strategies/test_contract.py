@@ -40,6 +40,15 @@ class _ByGlobalCoin(QueryStrategy):
 
 
 @dataclass(frozen=True)
+class _MovesGlobalCoin(QueryStrategy):
+    """Breaks the contract."""
+
+    def select(self, view, query_size, generator):
+        torch.rand(1)
+        return Choice(torch.arange(query_size))
+
+
+@dataclass(frozen=True)
 class _Peeks(QueryStrategy):
     """Breaks the contract."""
 
@@ -56,18 +65,52 @@ class _Repeats(QueryStrategy):
 
 
 @dataclass(frozen=True)
-class _ByIndex(Acquisition):
-    """Breaks the contract: a NaN becomes a number."""
+class _KeepsNoPrefix(QueryStrategy):
+    """Breaks the contract."""
+
+    def select(self, view, query_size, generator):
+        return Choice(torch.arange(query_size).flip(0))
+
+
+@dataclass(frozen=True)
+class _ByBatch(Acquisition):
+    """Breaks the contract: a row's score depends on its neighbors in the batch."""
 
     needs = {"pool": ("probs",)}
 
     def score(self, signals):
-        return signals["probs"][:, 0].nan_to_num(0)
+        return signals["probs"][:, 0] - signals["probs"][:, 0].mean()
 
 
-@pytest.mark.parametrize("broken", [_ByGlobalCoin(), _Peeks(), _Repeats(), _ByIndex()])
-def test_the_contract_can_be_broken(broken):
-    with pytest.raises((AssertionError, ValueError)):
+@dataclass(frozen=True)
+class _TiesByIndex(Acquisition):
+    """Breaks the contract."""
+
+    needs = {"pool": ("probs",)}
+
+    def select(self, view, query_size, generator):
+        scores = view.pool.map(self.score, ("probs",))
+        return Choice(scores.sort(descending=True, stable=True).indices[:query_size])
+
+    def score(self, signals):
+        return signals["probs"][:, 0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (_ByGlobalCoin(), "same rows for the same seed"),
+        (_MovesGlobalCoin(), "none with the global one"),
+        (_Peeks(), "does not say it needs"),
+        (_Repeats(), "distinct rows"),
+        (_KeepsNoPrefix(), "query of three"),
+        (_ByBatch(), "whatever batches"),
+        (_TiesByIndex(), "ties are broken by the generator"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_the_contract_can_be_broken(broken, says):
+    with pytest.raises((AssertionError, ValueError), match=says):
         testing.check_strategy(broken)
 
 
