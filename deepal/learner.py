@@ -155,8 +155,10 @@ class Learner:
             metrics = result.metrics if result else self._tested(cycle, trainer, module)
         query, reading = self._chosen(run, cycle, trainer, module)
         if new := result is None:
-            labels, asked = len(self.data.pool.labeled), len(run.ledger.answers(before=cycle))
-            result = Result(cycle, labels, asked, len(self.data.validation_positions), metrics, seconds | reading)
+            answers = [answer for _, answer in run.ledger.answers(before=cycle)]
+            labels, validation = len(self.data.pool.labeled), len(self.data.validation_positions)
+            metrics = {**metrics, **_wrong_share(answers)}
+            result = Result(cycle, labels, len(answers), validation, metrics, seconds | reading)
         run.ledger.ask(cycle, trainer.strategy.broadcast(query), result)
         run.ledger.write_results(run.path / "results.csv")
         if new:
@@ -299,3 +301,9 @@ class Learner:
         if not isinstance(label, str | bool) and hasattr(label, "__index__") and 0 <= index(label) < len(classes):
             return classes[index(label)]
         raise ValueError(f"{label!r} is no class of {type(self.data).__name__}; its classes are {', '.join(classes)}.")
+
+
+def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of labels that are wrong, where a simulation knows."""
+    known = [answer.wrong for answer in answers if answer.wrong is not None]
+    return {"labels/wrong": sum(known) / len(known)} if known else {}

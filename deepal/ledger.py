@@ -33,7 +33,7 @@ CREATE TABLE queries (
     UNIQUE (cycle, rank)) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
-    label TEXT, annotator TEXT NOT NULL, seconds REAL, time TEXT NOT NULL,
+    label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
 _TABLES = ("manifest", "sessions", "fits", "results", "queries", "answers")
@@ -154,8 +154,11 @@ class Ledger:
             if unknown:
                 raise LedgerError(f"positions {unknown} were answered and never asked.")
             self._db.executemany(
-                "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?)",
-                [(each.position, each.status, each.label, each.annotator, each.seconds, _now()) for each in answers],
+                "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (each.position, each.status, each.label, each.annotator, each.seconds, each.wrong, _now())
+                    for each in answers
+                ],
             )
 
     # Reading
@@ -185,11 +188,15 @@ class Ledger:
         """(cycle, answer) of each position that a cycle before this one asked, in the order of asking; of several
         answers to one position the last."""
         rows = self._db.execute(
-            "SELECT cycle, position, label, status, annotator, answers.seconds FROM queries JOIN answers USING (position) "
+            "SELECT cycle, position, label, status, annotator, answers.seconds, wrong "
+            "FROM queries JOIN answers USING (position) "
             "WHERE cycle < ? AND answers.id IN (SELECT max(id) FROM answers GROUP BY position) ORDER BY cycle, rank",
             (before,),
         )
-        return [(cycle, Answer(*rest)) for cycle, *rest in rows]
+        return [
+            (cycle, Answer(position, label, status, annotator, seconds, None if wrong is None else bool(wrong)))
+            for cycle, position, label, status, annotator, seconds, wrong in rows
+        ]
 
     def scores(self, cycle: int) -> list[float | None]:
         """The score of each position that a cycle asked, in order."""

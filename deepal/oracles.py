@@ -21,6 +21,7 @@ class Answer:
         status: labeled, abstained (not asked again), or invalid (the image cannot be used).
         annotator: who said so.
         seconds: how long it took, where that is known.
+        wrong: whether the label is known to be wrong, which only a simulation can say.
     """
 
     position: int
@@ -28,6 +29,7 @@ class Answer:
     status: Status = "labeled"
     annotator: str = "dataset"
     seconds: float | None = None
+    wrong: bool | None = None
 
 
 class Truth(Protocol):
@@ -58,7 +60,8 @@ class DatasetOracle(Oracle):
 class NoisyOracle(Oracle):
     """Answers a wrong class, uniformly among the others, with this probability: a careless annotator.
 
-    A position gets the same answer whenever it is asked. Args: rate: within [0, 1].
+    A position gets the same answer whenever it is asked. The rate as it came out is recorded with each cycle's metrics
+    (`labels/wrong`). Args: rate: within [0, 1].
     """
 
     rate: float
@@ -68,9 +71,11 @@ class NoisyOracle(Oracle):
             raise ValueError(f"NoisyOracle(rate={self.rate}) must be within 0 and 1.")
 
     def answer(self, positions: Sequence[int], data: Truth, seed: int) -> list[Answer]:
-        return [Answer(position, self._label(position, data, seed), annotator="noisy") for position in positions]
+        return [self._answer(position, data, seed) for position in positions]
 
-    def _label(self, position: int, data: Truth, seed: int) -> str:
+    def _answer(self, position: int, data: Truth, seed: int) -> Answer:
         coin = random.Random(seeds.derive(seed, "noise", position))
         true = data.true_label(position)
-        return coin.choice([name for name in data.classes if name != true]) if coin.random() < self.rate else true
+        wrong = coin.random() < self.rate
+        label = coin.choice([name for name in data.classes if name != true]) if wrong else true
+        return Answer(position, label, annotator="noisy", wrong=wrong)

@@ -14,6 +14,7 @@ import yaml
 from scipy.io import savemat
 
 from deepal import cli
+from deepal.data import EMNIST
 from deepal.ledger import Ledger
 from deepal.oracles import NoisyOracle
 from deepal.strategies import Margin, Prefilter
@@ -100,6 +101,18 @@ def test_every_configuration_runs_a_cycle(path, tmp_path, monkeypatch, capsys):
     assert [result.labels for result in Ledger(folder / "ledger.sqlite").results()] == [classes, classes + 5]
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     assert str(folder) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_letters_of_emnist_are_twenty_six(tmp_path):
+    """torchvision numbers them from 1, after a class that has no images."""
+    coin = np.random.default_rng(0)
+    for stem in ("train", "test"):
+        idx(tmp_path / f"EMNIST/raw/emnist-letters-{stem}-images-idx3-ubyte", coin.integers(0, 255, (SIZE, 28, 28)))
+        idx(tmp_path / f"EMNIST/raw/emnist-letters-{stem}-labels-idx1-ubyte", np.arange(SIZE) % 26 + 1)
+    data = EMNIST(root=str(tmp_path), split="letters")
+    data.begin(0, 0)
+    assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
+    assert {data.true_label(position) for position in range(26)} == set(data.classes)
 
 
 def test_every_named_data_set_and_strategy_has_its_configuration():

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,3 +107,20 @@ def test_files_and_tests_mirror_each_other():
     for path in tests.rglob("test_*.py"):
         folder = path.relative_to(tests).parent
         assert folder == Path() or (HOUSE / folder).is_dir(), f"{path} tests no room"
+
+
+def test_it_trains_and_selects_without_faiss_and_wandb(tmp_path):
+    code = """
+import sys
+sys.modules["faiss"] = sys.modules["wandb"] = sys.modules["tensorboard"] = None
+from deepal.cli import main
+main(["run", "--strategy=KMeans", "--budget=40", "--trainer.max_steps=5", f"--root={sys.argv[1]}"])
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "40" in done.stdout
+
+
+def test_importing_deepal_imports_nothing_large():
+    code = "import sys, deepal; sys.exit(bool({'torch', 'lightning', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -152,6 +152,7 @@ def test_noise_is_recorded_and_trained_on(tmp_path):
     answers = [answer for _, answer in book(learner).answers(before=99)]
     wrong = sum(answer.label != learner.data.true_label(answer.position) for answer in answers)
     assert 5 < wrong < 25
+    assert learner.run()[-1].metrics["labels/wrong"] == wrong / 30 == sum(answer.wrong for answer in answers) / 30
     assert {answer.annotator for answer in answers} == {"noisy"}
 
 

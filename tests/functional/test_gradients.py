@@ -37,6 +37,13 @@ def test_the_predicted_label_gives_the_shortest_gradient(seed):
     assert norms.argmin() == logits.argmax()
 
 
+def test_a_confident_row_is_short_and_an_uncertain_one_long():
+    """Published code leaves out the 1 of the predicted class, and confident rows come out longer."""
+    logits, hidden = torch.tensor([[6.0, 0.0, 0.0], [0.1, 0.0, 0.0]]), torch.ones(2, 4)
+    confident, uncertain = coverage.FactoredGradients(gradients.logit_gradient(logits), hidden).norm2.tolist()
+    assert confident < 0.01 * uncertain
+
+
 @given(seeds)
 def test_rows_of_the_logit_gradient_sum_to_zero(seed):
     assert gradients.logit_gradient(random(seed, 5, 7)).sum(-1).abs().max() < 1e-12
