@@ -93,17 +93,24 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.execute("PRAGMA synchronous = EXTRA")
         self._db.execute("PRAGMA foreign_keys = ON")
-        if not self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        if not self._has_tables():
             with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    self._db.execute(statement)
-                for table in _TABLES:
-                    for change in ("UPDATE", "DELETE"):
-                        self._db.execute(
-                            f"CREATE TRIGGER {table}_no_{change} BEFORE {change} ON {table} "
-                            f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-                        )
+                if not self._has_tables():  # another process may have made them in between
+                    self._make_tables()
         self.manifest(), self.results(), self.answers(before=0)  # another database has no such tables
+
+    def _has_tables(self) -> bool:
+        return self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+
+    def _make_tables(self) -> None:
+        for statement in _SCHEMA.split(";\n"):
+            self._db.execute(statement)
+        for table in _TABLES:
+            for change in ("UPDATE", "DELETE"):
+                self._db.execute(
+                    f"CREATE TRIGGER {table}_no_{change} BEFORE {change} ON {table} "
+                    f"BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+                )
 
     def close(self) -> None:
         self._db.close()

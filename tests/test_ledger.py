@@ -5,6 +5,7 @@ import pytest
 
 from deepal.ledger import INITIAL, Ledger, LedgerError, Query, Result
 from deepal.oracles import Answer
+from tests.runs import in_process
 
 MANIFEST = {"config": {"seed": 0}, "validation": 3}
 
@@ -110,3 +111,14 @@ def test_results_have_a_row_a_cycle(ledger, tmp_path):
     ledger.write_results(tmp_path / "results.csv")
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [(row["cycle"], row["labels"], row["test/accuracy"]) for row in rows] == [("0", "2", "0.5"), ("1", "2", "0.75")]
+
+
+def test_several_processes_may_open_a_new_ledger_at_once(tmp_path):
+    readers = [in_process(_open, tmp_path / f"{turn}.sqlite") for turn in range(5) for _ in range(4)]
+    for reader in readers:
+        reader.join(60)
+    assert [reader.exitcode for reader in readers] == [0] * 20
+
+
+def _open(path):
+    Ledger(path).close()
