@@ -41,8 +41,8 @@ def describe(value: Any) -> Any:
         return {"class": _name(type(value)), **{each.name: describe(getattr(value, each.name)) for each in described}}
     if inspect.isfunction(value):
         return _described_function(value)
-    if hasattr(value, "detach"):
-        return {"tensor": _hash_of({"": value})}
+    if hasattr(value, "__array__"):
+        return {"array": _hash_of({"": value})}
     return {"class": _name(type(value)), **_kept_arguments(value), **_described_weights(value)}
 
 
@@ -129,7 +129,8 @@ def _described_weights(value: Any) -> dict[str, str]:
 def _hash_of(tensors: Mapping[str, Any]) -> str:
     hashed = blake2b(digest_size=8)
     for name, tensor in sorted(tensors.items()):
-        hashed.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        array = tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor
+        hashed.update(name.encode() + array.tobytes())
     return hashed.hexdigest()
 
 
@@ -144,7 +145,10 @@ def _defaults(made: type) -> dict[str, Any]:
 
 def _parameters(made: type) -> Mapping[str, inspect.Parameter]:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = inspect.signature(made).parameters
+    try:
+        parameters = inspect.signature(made).parameters
+    except ValueError:  # made in C, and does not say how
+        return {}
     return {name: each for name, each in parameters.items() if each.kind not in variadic}
 
 

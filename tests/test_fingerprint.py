@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
@@ -84,6 +85,8 @@ def test_what_differs_in_an_argument_is_never_described_alike():
         (WithHparams(0.1), WithHparams(0.2)),
         (lambda: Classifier(frozen=True), lambda: Classifier(frozen=False)),
         (torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)),
+        (torch.zeros(3), torch.ones(3)),
+        (np.zeros(3), np.ones(3)),
     ]:
         assert describe(first) != describe(second)
     made = [_closure(rate) for rate in (1, 2, 1)]

@@ -136,7 +136,8 @@ class SVHN(TorchvisionData):
 
 @dataclass(kw_only=True, eq=False)
 class FromDatasets(ActiveDataModule):
-    """Any two `torch.utils.data.Dataset` of (image, class number), from Python.
+    """Any two `torch.utils.data.Dataset` of (image, class number), from Python. A run knows them again by their images, not
+    by how they were made: give runs on different data sets a `name` each.
 
     Args:
         train: images to label and train on. An image is a PIL image, an array or a tensor, all of one shape.
@@ -144,8 +145,8 @@ class FromDatasets(ActiveDataModule):
         classes: the name of each class number.
     """
 
-    train: Dataset
-    test: Dataset
+    train: Dataset = field(metadata=NEUTRAL)
+    test: Dataset = field(metadata=NEUTRAL)
     classes: Sequence[str]
 
     def load(self) -> ImageSet:

@@ -19,6 +19,7 @@ from deepal.data import (
     RandomFlip,
 )
 from deepal.data.loading import Shuffled
+from deepal.fingerprint import describe
 
 LABELED = list(range(100, 130))
 
@@ -214,6 +215,14 @@ def test_any_data_set_from_python():
     assert data.task.mean == pytest.approx([29.5 / 255] * 3, abs=1e-6)
     (batch,) = list(data.scan_dataloader(torch.tensor([7, 2])))
     assert batch["input"][:, 0, 0, 0].tolist() == [7, 2]
+
+
+def test_a_data_set_of_theirs_is_known_again_by_its_images():
+    sets = [FromDatasets(train=Pairs(size), test=Pairs(20), classes=["a"], validation=0) for size in (60, 60, 61)]
+    for each in sets:
+        each.begin(0, 5)
+    assert sets[0].fingerprint() == sets[1].fingerprint() != sets[2].fingerprint()
+    assert describe(sets[0]) == describe(sets[2])
 
 
 def test_an_empty_data_set_is_refused():
