@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ class BestWeights(Callback):
             measured = ", ".join(sorted(trainer.callback_metrics))
             raise ValueError(f"BestWeights monitors {self.monitor}, which is not measured; measured are {measured}.")
         value = float(trainer.callback_metrics[self.monitor])
-        if self._best is None or (value > self._best if self.mode == "max" else value < self._best):
+        if self._best is None or isnan(self._best) or (value > self._best if self.mode == "max" else value < self._best):
             self._best = value
             self._weights = {name: each.detach().clone() for name, each in pl_module.state_dict().items()}
 

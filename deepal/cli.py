@@ -28,7 +28,6 @@ DEFAULTS = {
     "strategy": {"class_path": "deepal.strategies.BADGE"},
     "module": {"class_path": "deepal.modules.Classifier"},
     "data": {"class_path": "deepal.data.Digits", "init_args": {"epoch_steps": 100}},
-    "trainer.max_steps": 300,
     "query_size": 20,
     "budget": 200,
 }

@@ -30,7 +30,9 @@ def describe(value: Any) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         return {str(key): describe(each) for key, each in value.items()}
-    if isinstance(value, Sequence | Set):
+    if isinstance(value, Set):
+        return sorted((describe(each) for each in value), key=repr)
+    if isinstance(value, Sequence):
         return [describe(each) for each in value]
     if isinstance(value, partial):
         return _described_partial(value)
@@ -99,8 +101,12 @@ def _described_function(value: Any) -> Any:
 
 def _code(code: CodeType) -> list[Any]:
     """What a function does, so far as one can tell: its instructions, and the names and constants that they use."""
-    constants = [_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    constants = [_code(each) if isinstance(each, CodeType) else _constant(each) for each in code.co_consts]
     return [code.co_code.hex(), list(code.co_names), constants]
+
+
+def _constant(value: Any) -> str:
+    return repr(sorted(value, key=repr) if isinstance(value, frozenset) else value)  # sets have another order each time
 
 
 def _kept_arguments(value: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def held(folder: Path) -> Iterator[Path]:
             file.seek(0)
             raise FolderHeldError(
                 f"the run folder {folder} is held by {file.read() or 'another process'}, which is alive; wait for it to "
-                f"end, or give this run another folder with --name."
+                f"end, or give this run another name."
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -8,11 +8,11 @@ killed at any instant goes on, under the same command, as if nothing had happene
 """
 
 import itertools
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,16 @@ class Learner:
 
     Args:
         strategy: chooses what to label.
-        module: a LightningModule, or a function that makes one; each cycle trains a fresh one.
+        module: a function that makes a LightningModule, its class for one, called in each cycle; or an instance, copied in
+            each cycle with the weights that it has (a `Classifier` has none yet, and draws them anew).
         data: serves the images, and knows which are labeled.
         oracle: answers queries.
         initial: chooses the first labels.
         trainer: options of `lightning.Trainer` for each cycle's fit, `{"max_epochs": 50, "accelerator": "gpu"}`.
-            Without a length it is 500 steps.
+            Without a length it is 300 steps.
         query_size: labels a cycle.
-        budget: labels in all, the initial ones included. A finished run goes on where it has grown.
+        budget: labels in all, the initial ones included. A finished run goes on where it has grown, with the validation set
+            that it began with.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
         warm_start: start each fit from the weights of the cycle before, not from scratch.
         seed: every coin of the run is derived from it.
@@ -80,7 +82,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         self.trainer = preflight.trainer_options(self.trainer)
-        preflight.refuse_bad_sizes(self)
+        preflight.refuse_bad_settings(self)
         self._watchers = Watchers()
 
     @property
@@ -103,11 +105,11 @@ class Learner:
         with self._taken_up(watch) as run:
             ledger = run.ledger
             for cycle in itertools.count():
-                self._take(run, self.oracle.answer(ledger.unanswered(), self.data, self._seed("oracle")))
+                self._record(run, self.oracle.answer(ledger.unanswered(), self.data, self._seed("oracle")))
                 if ledger.unanswered():
                     break  # people take their time: the same call goes on when they have answered
                 self.data.pool = run.pool(self._candidates, self.data.classes, cycle)
-                if not ledger.asked(cycle) and (ledger.result(cycle) is None or self._query_size()):
+                if not ledger.asked(cycle) and (ledger.result(cycle) is None or self._next_query_size()):
                     self._cycle(run, cycle)
                 if not ledger.asked(cycle):
                     break  # the last cycle trains and measures only
@@ -123,7 +125,7 @@ class Learner:
             if not run.ledger.unanswered():
                 cycle = next(cycle for cycle in itertools.count() if not run.ledger.asked(cycle))
                 self.data.pool = run.pool(self._candidates, self.data.classes, cycle)
-                if self._query_size():
+                if self._next_query_size():
                     self._cycle(run, cycle, module)
             return run.ledger.unanswered()
 
@@ -138,7 +140,7 @@ class Learner:
             names = [self._class_name(label) for label in labels]
             statuses = ["abstained" if name is None else "labeled" for name in names]
             answers = zip(positions, names, statuses, strict=True)
-            self._take(run, [Answer(int(position), name, status, annotator) for position, name, status in answers])
+            self._record(run, [Answer(int(position), name, status, annotator) for position, name, status in answers])
 
     # A cycle
 
@@ -168,17 +170,19 @@ class Learner:
         """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
         module, file = self._fresh_module(run, cycle), run.weights(cycle)
         notes = weights.notes(file)
-        if notes and notes["answers"] == self._answers():
+        if notes and notes["answers"] == self._answers_hash():
             weights.load_into(module, file)
+            run.forget_files_before(cycle)
             return module, notes["seconds"]
         started = time.perf_counter()
+        preflight.refuse_untrainable(module)
         if self.data.pool.labeled:
             batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
             self._watchers.tell("phase", cycle, "fit", fresh.steps_of(trainer, batches))
             with interruptible():
                 trainer.fit(module, datamodule=self.data)
         seconds = {"fit": time.perf_counter() - started}
-        weights.save(module, file, {"seconds": seconds, "answers": self._answers()})
+        weights.save(module, file, {"seconds": seconds, "answers": self._answers_hash()})
         run.forget_files_before(cycle)
         return module, seconds
 
@@ -188,7 +192,7 @@ class Learner:
 
     def _chosen(self, run: Run, cycle: int, trainer: Trainer, module: LightningModule) -> tuple[Query, dict[str, float]]:
         """The next query, and the seconds that reading and selecting took."""
-        query_size = self._query_size()
+        query_size = self._next_query_size()
         if not query_size:
             return Query(), {"scan": 0.0, "select": 0.0}
         started = time.perf_counter()
@@ -219,7 +223,7 @@ class Learner:
             advance=lambda done: self._watchers.tell("advance", done),
         )
 
-    def _query_size(self) -> int:
+    def _next_query_size(self) -> int:
         """How many labels to ask for next: a query's worth, what the budget leaves, or what the pool holds."""
         return max(0, min(self.query_size, self.budget - len(self.data.pool.labeled), len(self.data.pool)))
 
@@ -238,12 +242,12 @@ class Learner:
         seed = self._seed("fit", cycle)
         self.data.begin_cycle(seed)
         resumable = ResumableFit(
-            run.fit_state(cycle), seed, of=self._answers(), started=lambda epoch: run.ledger.fit(cycle, epoch)
+            run.fit_state(cycle), seed, of=self._answers_hash(), started=lambda epoch: run.ledger.fit(cycle, epoch)
         )
         progress = StepProgress(lambda steps: self._watchers.tell("advance", steps))
         return fresh.make_trainer(self.trainer, run.path, run.curves(cycle), [resumable, progress])
 
-    def _answers(self) -> str:
+    def _answers_hash(self) -> str:
         """A hash of what a fit learns from: weights trained on other answers, corrected since, are not this cycle's."""
         return fingerprint.digest([self.data.pool.labeled, self.data.pool.labels])
 
@@ -283,12 +287,12 @@ class Learner:
         if not manifest:
             first = self.initial.positions(self.data.pool, self.data, torch.Generator().manual_seed(self._seed("initial")))
             self.data.pool.require_free(first)
-            preflight.refuse_bad_sizes(self, first=len(first), pool=len(self.data.pool))
+            preflight.refuse_bad_settings(self, first=len(first), pool=len(self.data.pool))
             run.clear()
             run.ledger.declare({"config": config, "data": images, "validation": validation}, Query(tuple(first)))
         run.ledger.session(preflight.environment(trainer, self.threads))
 
-    def _take(self, run: Run, answers: Sequence[Answer]) -> None:
+    def _record(self, run: Run, answers: Sequence[Answer]) -> None:
         """Write answers down, or none of them where one is not of a class that there is."""
         for answer in answers:
             self._class_name(answer.label)
@@ -298,8 +302,8 @@ class Learner:
         classes = self.data.classes
         if label is None or (isinstance(label, str) and label in classes):
             return label
-        if not isinstance(label, str | bool) and hasattr(label, "__index__") and 0 <= index(label) < len(classes):
-            return classes[index(label)]
+        if not isinstance(label, str | bool) and hasattr(label, "__index__") and 0 <= operator.index(label) < len(classes):
+            return classes[operator.index(label)]
         raise ValueError(f"{label!r} is no class of {type(self.data).__name__}; its classes are {', '.join(classes)}.")
 
 

@@ -85,7 +85,7 @@ class Ledger:
             self._open()
         except sqlite3.DatabaseError as error:
             raise LedgerError(
-                f"{path} is not a ledger that can be read ({error}); restore it, or give the run another --name."
+                f"{path} is not a ledger that can be read ({error}); restore it, or give the run another name."
             ) from error
 
     def _open(self) -> None:

@@ -4,9 +4,10 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from deepal import seeds
+from deepal.task import Truth
 
 Status = Literal["labeled", "abstained", "invalid"]
 
@@ -30,14 +31,6 @@ class Answer:
     annotator: str = "dataset"
     seconds: float | None = None
     wrong: bool | None = None
-
-
-class Truth(Protocol):
-    """What an oracle that simulates people reads the true classes from."""
-
-    classes: tuple[str, ...]
-
-    def true_label(self, position: int) -> str: ...
 
 
 class Oracle(ABC):

@@ -1,4 +1,4 @@
-"""What is refused before anything trains, with a sentence that names what was typed and the cure."""
+"""Before anything trains: what is refused, with a sentence that names what was typed and the cure."""
 
 import difflib
 import inspect
@@ -12,6 +12,7 @@ import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from deepal import __version__
 from deepal.strategies.base import QueryStrategy
@@ -21,13 +22,13 @@ OURS = (
     "num_sanity_val_steps", "fast_dev_run", "barebones", "overfit_batches", "use_distributed_sampler",
     "enable_autolog_hparams", "model_registry", "reload_dataloaders_every_n_epochs",
 )  # fmt: skip
-"""Options of a Trainer that the learner sets itself."""
+"""Options of a Trainer that the learner sets itself, or that would take a run apart."""
 
 _KNOWN_OF_LABELED = {"target", "cycle"}
 
 
-class Sized(Protocol):
-    """The sizes of a run, as a learner holds them."""
+class Settings(Protocol):
+    """What is checked of a learner."""
 
     query_size: int
     budget: int
@@ -36,8 +37,8 @@ class Sized(Protocol):
     name: str | None
 
 
-def refuse_bad_sizes(run: Sized, first: int = 0, pool: int | None = None) -> None:
-    """Raises ValueError for a query size, budget, subset or number of threads that cannot work.
+def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) -> None:
+    """Raises ValueError for a name, query size, budget, subset or number of threads that cannot work.
 
     Args: first: how many initial labels there are; pool: how many images can be labeled, where that is known.
     """
@@ -74,6 +75,16 @@ def refuse_bad_needs(strategy: QueryStrategy, module: LightningModule) -> None:
                 f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
                 f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}."
             )
+
+
+def refuse_untrainable(module: LightningModule) -> None:
+    """Raises ValueError where a module lacks a step that a cycle takes."""
+    missing = [name for name in ("training_step", "configure_optimizers", "test_step") if not is_overridden(name, module)]
+    if missing:
+        raise ValueError(
+            f"{type(module).__name__} has no {' and no '.join(missing)}, which a cycle calls; add it (what test_step logs "
+            f"as test/accuracy is shown), or train it yourself and use ask(module)."
+        )
 
 
 def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None) -> None:
@@ -140,7 +151,7 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"trainer.{name} is no option of lightning.Trainer{f'; did you mean trainer.{close[0]}?' if close else '.'}"
             )
         if name in OURS:
-            raise ValueError(f"trainer.{name} is set by the learner itself; leave it out.")
+            raise ValueError(f"trainer.{name} is not for a run to choose; leave it out.")
     plain = {name: _number(value) for name, value in options.items()}
     given = {name: value for name, value in plain.items() if value is not None and value != known[name].default}
     if str(given.get("strategy", "")).startswith(("ddp", "fsdp", "deepspeed")) or _processes(given) > 1:
@@ -151,13 +162,13 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("max_steps", "max_epochs", "limit_train_batches", "limit_test_batches"):
         if given.get(name) == 0:
             raise ValueError(f"trainer.{name}=0 would train or test nothing; give it a length, or leave it out.")
-    if str(given.get("precision", "")).endswith("-true") and given["precision"] != "32-true":
+    if str(given.get("precision", 32)).removesuffix("-true") in ("64", "bf16", "16"):
         raise ValueError(
             f"trainer.precision={given['precision']} would change the weights themselves, and images stay in fp32; take "
             f"bf16-mixed or 16-mixed."
         )
     if not any(name in given for name in ("max_steps", "max_epochs", "max_time")):
-        given["max_steps"] = 500
+        given["max_steps"] = 300
     given["devices"] = given.get("devices", 1)
     return given
 

@@ -44,7 +44,7 @@ class Run:
             raise RunMismatchError(
                 f"the run in {self.path} was begun with another configuration, and goes on with its own only:\n  "
                 + "\n  ".join(changed)
-                + "\nUndo these changes, or start another run with --name."
+                + "\nUndo these changes, or start another run under another name."
             )
 
     def refuse_other_images(self, images: str) -> None:
@@ -52,7 +52,7 @@ class Run:
         if self.ledger.manifest().get("data", images) != images:
             raise RunMismatchError(
                 f"the images are not those that the run in {self.path} was begun with; give it its data set again, or "
-                f"start another run with --name."
+                f"start another run under another name."
             )
 
     # What it remembers
@@ -90,8 +90,10 @@ class Run:
         return self.path / "curves" / (f"{cycle:03d}-{taken_up}" if taken_up else f"{cycle:03d}")
 
     def forget_files_before(self, cycle: int) -> None:
-        """Remove weights and state of the cycle before: the run goes on from the later ones."""
-        shutil.rmtree(self.weights(cycle - 1).parent, ignore_errors=True)
+        """Remove weights and states of earlier cycles: the run goes on from the later ones."""
+        for folder_of_cycle in (self.path / "cycles").iterdir():
+            if int(folder_of_cycle.name) < cycle:
+                shutil.rmtree(folder_of_cycle, ignore_errors=True)
 
     def export(self) -> None:
         """Write what people look for in the folder: the tables, and the last model."""

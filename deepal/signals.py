@@ -2,7 +2,8 @@
 
 A signal is a named tensor with one row a sample. The names and shapes in use (B rows, C classes, D features):
 
-    logits (B, C)   probs (B, C)   embedding (B, D)   logit_gradient (B, C)   target (B,)   cycle (B,)
+    logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
+    target (B,)        gradient_embedding (B, C*D)  cycle (B,)
 
 Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
 """

@@ -1,6 +1,7 @@
-"""What a network has to know of the data."""
+"""What a network has to know of the data, and what a simulation may."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,3 +28,11 @@ class Task:
             images = images.float() / 255
         mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
         return (images - mean) / std
+
+
+class Truth(Protocol):
+    """The true classes, which only a simulation can say: for oracles that play people, and for a balanced start."""
+
+    classes: tuple[str, ...]
+
+    def true_label(self, position: int) -> str: ...

@@ -93,5 +93,18 @@ def test_what_differs_in_an_argument_is_never_described_alike():
     assert describe(made[0]) == describe(made[2]) != describe(made[1])
 
 
+def test_sets_have_one_description_in_every_process():
+    code = (
+        "from deepal.fingerprint import *; f = lambda x: x in {'a', 'b', 'c', 'd'}; "
+        "print(digest(describe([{'a', 'b', 'c', 'd'}, f])))"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONHASHSEED": seed}).stdout
+        for seed in "123"
+    }
+    assert len(found) == 1
+    assert found != {""}
+
+
 def _closure(rate):
     return lambda: rate

@@ -305,10 +305,11 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labe
         ({"threads": 0}, "threads=0"),
         ({"pool_subset": 5}, "pool_subset=5"),
         ({"trainer": {"max_epoch": 3}}, r"trainer.max_epoch is no option .* did you mean trainer.max_epochs"),
-        ({"trainer": {"logger": False}}, "trainer.logger is set by the learner"),
+        ({"trainer": {"logger": False}}, "trainer.logger is not for a run to choose"),
         ({"trainer": {"devices": "2"}}, "trainer.devices=2"),
         ({"trainer": {"strategy": "ddp_spawn"}}, "ddp_spawn"),
         ({"trainer": {"precision": "bf16-true"}}, "bf16-mixed"),
+        ({"trainer": {"precision": 64}}, "bf16-mixed"),
         ({"trainer": {"max_steps": 0}}, "trainer.max_steps=0"),
         ({"trainer": 3}, "trainer=3"),
         ({"trainer": {"accelerator": "abacus"}}, "lightning.Trainer refuses"),
@@ -527,3 +528,22 @@ def test_the_public_names():
     assert strategies.BADGE is BADGE
     assert Learner is deepal.Learner
     assert FromDatasets.__doc__
+
+
+class Untested(LightningModule):
+    """Says probs, and cannot be tested."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(64, 10))
+
+    def probs(self, images):
+        return torch.softmax(images.flatten(1) @ self.weight, 1)
+
+
+def test_a_module_that_lacks_a_step_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="Untested has no training_step and no configure_optimizers and no test_step"):
+        digits(tmp_path, strategy=Margin(), module=Untested, **SHORT).run()
+    learner = digits(tmp_path, strategy=Margin(), module=Untested, **SHORT)
+    learner.tell(learner.ask(), [0] * 20)
+    assert len(learner.ask(Untested())) == 10

@@ -39,7 +39,7 @@ def test_ci_runs_the_two_lines():
     lines = re.findall(r"```bash\n(pip install -e [^\n]*)\n```", README)
     assert len(lines) == 2
     assert all(line in (ROOT / ".ci" / "run").read_text() for line in lines)
-    assert "pip install --no-cache-dir -e ." in (ROOT / "docker" / "Dockerfile").read_text()
+    assert "pip install --no-cache-dir -e .\n" in (ROOT / "docker" / "Dockerfile").read_text()
 
 
 def test_what_it_links_to_is_there():

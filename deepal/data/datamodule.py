@@ -102,7 +102,13 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def true_label(self, position: int) -> str:
         """The true class of a training image, for oracles that simulate people."""
-        return self.classes[int(self._set.train.targets([position])[0])]
+        number = int(self._set.train.targets([position])[0])
+        if not 0 <= number < len(self.classes):
+            raise ValueError(
+                f"the image at position {position} is of class number {number}, and there are names for "
+                f"{len(self.classes)}: {', '.join(self.classes)}; give data.classes a name for each number."
+            )
+        return self.classes[number]
 
     def train_dataloader(self) -> DataLoader | CombinedLoader:
         """Labeled images with their answered labels; for a module with `reads_unlabeled = True`, a dictionary of that and
@@ -111,22 +117,22 @@ class ActiveDataModule(LightningDataModule, ABC):
         module = self.trainer.lightning_module if self.trainer else None
         if not getattr(module, "reads_unlabeled", False):
             return labeled
-        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, "hidden", len(labeled), "unlabeled")
+        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled")
         return CombinedLoader({"labeled": labeled, "unlabeled": unlabeled}, mode="min_size")
 
     def val_dataloader(self) -> DataLoader | list:
         """The validation images with their classes; an empty list where there are none."""
         if not self.validation_positions:
             return []
-        return self._eval_loader(self._set.train, torch.tensor(self.validation_positions), None)
+        return self._eval_loader(self._set.train, torch.tensor(self.validation_positions), self._set.train)
 
     def test_dataloader(self) -> DataLoader:
         """Every test image once, with its class."""
-        return self._eval_loader(self._set.test, torch.arange(len(self._set.test)), None)
+        return self._eval_loader(self._set.test, torch.arange(len(self._set.test)), self._set.test)
 
     def scan_dataloader(self, positions: Tensor) -> DataLoader:
         """These training images in this order, under the test transform, without classes."""
-        return self._eval_loader(self._set.train, positions, "hidden")
+        return self._eval_loader(self._set.train, positions, None)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On the device: augmentation while training, then normalisation."""
@@ -138,11 +144,11 @@ class ActiveDataModule(LightningDataModule, ABC):
                 images = augmentation(images)
         return {**batch, "input": self.task.normalize(images)}
 
-    def _train_loader(self, positions: Sequence[int], targets: Tensor | str, steps: int | None, stream: str) -> DataLoader:
+    def _train_loader(self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str) -> DataLoader:
         sampler = loading.Shuffled(len(positions), self.batch_size, seeds.derive(self.cycle_seed, stream), steps)
         return loading.loader(loading.Batches(self._set.train, torch.tensor(positions), targets), sampler, self.num_workers)
 
-    def _eval_loader(self, images: Images, positions: Tensor, targets: str | None) -> DataLoader:
+    def _eval_loader(self, images: Images, positions: Tensor, targets: Images | None) -> DataLoader:
         sampler = loading.InOrder(len(positions), self.eval_batch_size)
         return loading.loader(loading.Batches(images, positions, targets), sampler, self.num_workers)
 

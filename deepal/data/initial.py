@@ -2,19 +2,11 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from deepal.data.pool import Pool
-
-
-class Truth(Protocol):
-    """What a class-balanced start has to know, and only a simulation can say."""
-
-    classes: tuple[str, ...]
-
-    def true_label(self, position: int) -> str: ...
+from deepal.task import Truth
 
 
 class Initial(ABC):

@@ -19,19 +19,19 @@ class Batches(Dataset):
     Args:
         images: where the pixels are.
         positions: (n,) position of each row.
-        targets: (n,) class of each row, `None` to read the images' own, or `"hidden"` to serve none.
+        targets: (n,) class of each row, or images whose own classes are read, or None to serve none.
     """
 
-    def __init__(self, images: Images, positions: Tensor, targets: Tensor | str | None) -> None:
+    def __init__(self, images: Images, positions: Tensor, targets: Tensor | Images | None) -> None:
         self.images, self.positions, self.targets = images, positions, targets
 
     def __getitem__(self, rows: Tensor) -> Batch:
         positions = self.positions[rows]
         batch = {"input": self.images.images(positions), "position": positions}
-        if self.targets is None:
-            batch["target"] = self.images.targets(positions)
-        elif isinstance(self.targets, Tensor):
+        if isinstance(self.targets, Tensor):
             batch["target"] = self.targets[rows]
+        elif self.targets is not None:
+            batch["target"] = self.targets.targets(positions)
         return batch
 
 
@@ -52,7 +52,8 @@ class Shuffled(Sampler[Tensor]):
     """Rows 0 to n - 1 in batches, in an order drawn from (seed, epoch).
 
     Args:
-        size: n. batch_size: rows a batch.
+        size: n.
+        batch_size: rows a batch.
         seed: of all epochs.
         steps: batches an epoch, over as many passes as that takes; None for one pass.
 
@@ -73,7 +74,7 @@ class Shuffled(Sampler[Tensor]):
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", self.epoch))
         left = len(self)
         while left:  # none at all for a set without rows
-            for batch in _pass(self.size, self.batch_size, generator)[:left]:
+            for batch in _batches_of_one_pass(self.size, self.batch_size, generator)[:left]:
                 left -= 1
                 yield batch
 
@@ -93,7 +94,7 @@ def loader(batches: Batches, sampler: Sampler[Tensor], num_workers: int) -> Data
     )
 
 
-def _pass(size: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
+def _batches_of_one_pass(size: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
     return torch.randperm(size, generator=generator).split(_sizes(size, batch_size))
 
 

@@ -291,3 +291,10 @@ def test_random_and_given_starts():
     for wrong, says in (((3, 3), "more than once"), ((77,), "not in the pool")):
         with pytest.raises(ValueError, match=says):
             Given(wrong).positions(pool, Names(), generator())
+
+
+def test_a_class_without_a_name_is_refused():
+    data = FromDatasets(train=Pairs(60), test=Pairs(20), classes=["a", "b"], validation=0)
+    data.begin(0, 0)
+    with pytest.raises(ValueError, match="class number 3, and there are names for 2: a, b"):
+        data.true_label(3)
