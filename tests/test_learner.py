@@ -544,6 +544,6 @@ class Untested(LightningModule):
 def test_a_module_that_lacks_a_step_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="Untested has no training_step and no configure_optimizers and no test_step"):
         digits(tmp_path, strategy=Margin(), module=Untested, **SHORT).run()
-    learner = digits(tmp_path, strategy=Margin(), module=Untested, **SHORT)
+    learner = digits(tmp_path, strategy=Margin(), module=Untested, name="by hand", **SHORT)
     learner.tell(learner.ask(), [0] * 20)
     assert len(learner.ask(Untested())) == 10
