@@ -46,7 +46,7 @@ def draw(results: Sequence[Result], metric: str, title: str, path: Path) -> None
     axes.set_xlabel(f"labels (initial ones included{more})", color=GRAY)
     axes.set_ylabel(metric.replace("test/", "test "), color=GRAY)
     axes.set_title(title, loc="left", fontsize=11)
-    axes.margins(x=0.08)
+    axes.margins(x=0.1)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.tick_params(colors=GRAY)
     for side in ("top", "right"):

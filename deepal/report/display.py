@@ -33,11 +33,13 @@ class Display(Watcher):
             self.console.print(f"taken up after {len(results)} cycles, with {results[-1].labels} labels", highlight=False)
             self.so_far = _line(results[-1])
         self.budget = budget
-        self.task = self.progress.add_task("begin", total=None, cycle=len(results), so_far=self.so_far)
+        self.phase(len(results), "begin", None)
         self.progress.start()
 
     def phase(self, cycle: int, name: str, total: int | None) -> None:
-        self.progress.reset(self.task, total=total, description=name, cycle=cycle, so_far=self.so_far)
+        for task in self.progress.task_ids:  # a new one: rich cannot take the total off an old one
+            self.progress.remove_task(task)
+        self.task = self.progress.add_task(name, total=total, cycle=cycle, so_far=self.so_far)
 
     def advance(self, done: int) -> None:
         self.progress.update(self.task, completed=done)
