@@ -547,3 +547,34 @@ def test_a_module_that_lacks_a_step_is_refused_by_name(tmp_path):
     learner = digits(tmp_path, strategy=Margin(), module=Untested, name="by hand", **SHORT)
     learner.tell(learner.ask(), [0] * 20)
     assert len(learner.ask(Untested())) == 10
+
+
+def test_nothing_reads_the_test_set_but_the_test(tmp_path):
+    class Guard(Watcher):
+        now = "begin"
+
+        def phase(self, cycle, name, total):
+            self.now = name
+
+        def measured(self, result, results):
+            self.now = "between cycles"
+
+    guard, reads = Guard(), []
+
+    class Guarded(TensorImages):
+        def images(self, positions):
+            reads.append(guard.now)
+            return super().images(positions)
+
+        def targets(self, positions):
+            reads.append(guard.now)
+            return super().targets(positions)
+
+    class Watched(Digits):
+        def load(self):
+            images = super().load()
+            return replace(images, test=Guarded(images.test.data, images.test.classes))
+
+    for strategy in EVERY_STRATEGY:
+        digits(tmp_path, strategy=strategy, data=Watched(epoch_steps=10), **SHORT).run([guard])
+    assert set(reads) == {"test"}
