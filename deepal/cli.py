@@ -66,12 +66,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    from deepal.report import Curve, Display, TensorBoard, WeightsAndBiases
+    from deepal.report import Curve, Display, SavedConfig, TensorBoard, WeightsAndBiases
 
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
-    watchers: list[Any] = [_SavedConfig(made, config), Display(), Curve(_title(learner))]
+    watchers: list[Any] = [SavedConfig(made.dump(config)), Display(), Curve(_title(learner))]
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]
     learner.run([*watchers, *(trackers[name]() for name in asked if name)])
@@ -124,19 +124,6 @@ def _learner(made: "ExplainingParser", config: Any) -> Any:
 
 def _title(learner: Any) -> str:
     return f"{type(learner.strategy).__name__} on {type(learner.data).__name__}, seed {learner.seed}"
-
-
-class _SavedConfig:
-    """Keeps the whole configuration in the run folder, as a file that runs it again."""
-
-    def __init__(self, made: "ExplainingParser", config: Any) -> None:
-        self.text = made.dump(config)
-
-    def begin(self, folder: Any, *_: Any) -> None:
-        (folder / "config.yaml").write_text(self.text)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 def _is_a_sentence(error: BaseException) -> bool:

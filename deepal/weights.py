@@ -64,10 +64,10 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.exists():
         raise FileNotFoundError(f"{file} is not there; a run writes it when it ends, so run it to its budget first.")
-    if not notes(file):
+    described = notes(file)
+    if not described:
         raise ValueError(f"{file} is not a whole file of weights; run its run again, which writes it anew.")
     if module is None:
-        described = _metadata(file)
         module = _build(described["module"])()
         task = {name: tuple(value) for name, value in described["task"].items() if name != "class"}
         module.configure_network(Task(**task))

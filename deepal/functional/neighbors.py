@@ -25,12 +25,11 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1) -> tuple[Tensor, Te
         raise ValueError(f"k={k} neighbors were asked for, and there are {len(references)} references.")
     origin = references.mean(0)
     references = (references - origin).float().contiguous()
-    parts = []
+    faiss, finite, parts = _faiss(), bool(references.isfinite().all()), []
     for some in queries.split(64 * _BLOCK):
         moved = (some - origin).float().contiguous()
-        if not (moved.isfinite().all() and references.isfinite().all()):
+        if not (finite and moved.isfinite().all()):
             raise ValueError("nearest neighbors need finite features, and some are NaN or infinite.")
-        faiss = _faiss()
         parts.append(_search_faiss(faiss, moved, references, k) if faiss else _search_torch(moved, references, k))
     return torch.cat([dist2 for dist2, _ in parts]), torch.cat([rows for _, rows in parts])
 

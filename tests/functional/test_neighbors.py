@@ -78,8 +78,8 @@ def test_medoids_are_the_rows_nearest_to_their_centroid_largest_cluster_first(se
     assert sizes[assignment[filled]].tolist() == sorted(sizes[sizes > 0].tolist(), reverse=True)
     for row in filled:
         members = (assignment == assignment[row]).nonzero().squeeze(1)
-        distances = (points[members] - centroids[assignment[row]]).double().square().sum(1)
-        assert distances.min() == (points[row] - centroids[assignment[row]]).double().square().sum()
+        distances = (points[members].double() - centroids[assignment[row]].double()).square().sum(1)
+        assert members[distances.argmin()] == row
 
 
 def test_fewer_distinct_points_than_clusters():
