@@ -1,6 +1,10 @@
 """Seeds derived from seeds: every coin of a run comes from (run seed, cycle, phase, epoch), and from nothing else."""
 
+import random
 from hashlib import blake2b
+
+import numpy as np
+import torch
 
 
 def derive(seed: int, *keys: int | str) -> int:
@@ -10,3 +14,10 @@ def derive(seed: int, *keys: int | str) -> int:
     (True, False)
     """
     return int.from_bytes(blake2b(repr((seed, *keys)).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def set_global(seed: int) -> None:
+    """Seed the generators that code of other people draws from: torch's, NumPy's and Python's own."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)

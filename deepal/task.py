@@ -1,7 +1,10 @@
-"""What a network has to know of the data, and what a simulation may."""
+"""What a network has to know of the data, what a simulation may, and what people do."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +25,11 @@ class Task:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Task":
+        """A task from its fields, as JSON keeps them."""
+        return cls(**{each.name: tuple(fields[each.name]) for each in dataclass_fields(cls)})
+
     def normalize(self, images: Tensor) -> Tensor:
         """Raw images (B, channels, height, width), uint8 or float, as a network reads them."""
         if images.dtype == torch.uint8:
@@ -36,3 +44,21 @@ class Truth(Protocol):
     classes: tuple[str, ...]
 
     def true_label(self, position: int) -> str: ...
+
+
+class Catalog(Truth, Protocol):
+    """Images as people know them: by name, by file, by sight."""
+
+    def name(self, position: int) -> str: ...
+
+    def position(self, name: str) -> int | None: ...
+
+    def path(self, position: int) -> Path | None: ...
+
+    def pictures(self, positions: Sequence[int]) -> Tensor | None:
+        """(n, channels, height, width); None where they are nothing to look at."""
+        ...
+
+    def label(self, given: Any) -> str:
+        """A label as it is written down. Raises ValueError for what is none."""
+        ...

@@ -13,6 +13,7 @@ from deepal.data.datasets import (
     FashionMNIST,
     FromDatasets,
 )
+from deepal.data.file_sets import ImageFolder, Manifest
 from deepal.data.images import DatasetImages, Images, ImageSet, TensorImages
 from deepal.data.initial import AtRandom, Balanced, Given, Initial
 from deepal.data.pool import Pool
@@ -33,9 +34,11 @@ __all__ = [
     "FashionMNIST",
     "FromDatasets",
     "Given",
+    "ImageFolder",
     "ImageSet",
     "Images",
     "Initial",
+    "Manifest",
     "Pool",
     "RandomCrop",
     "RandomFlip",

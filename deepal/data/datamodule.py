@@ -1,23 +1,52 @@
 """`ActiveDataModule`: the labeled and unlabeled sides of one data set, and a loader for each use of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities import CombinedLoader, move_data_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from deepal import seeds
 from deepal.data import loading
 from deepal.data.augmentation import Augmentation
-from deepal.data.images import Images, ImageSet, TensorImages, fingerprint
+from deepal.data.images import UNLABELED, Images, ImageSet, Part, UnreadableError, fingerprint
+from deepal.data.layout import Draw
+from deepal.data.loading import ALONE, Damaged, Share
+from deepal.data.measuring import measured_task
 from deepal.data.pool import Pool
 from deepal.fingerprint import NEUTRAL
 from deepal.task import Task
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What a run remembers of its images when it is taken up again.
+
+    Args:
+        begun_with: how many there were.
+        validation: how many were drawn for validation.
+        keys: of all that it has come to know since (`Images.keys`); None where they cannot grow.
+        task: what the networks were told of them; None where they are told nothing.
+        contents: hashes of the content of those that were read, by position.
+        unreadable: (part, position) of those that cannot be.
+        names: of all; none where nobody asks for them.
+    """
+
+    begun_with: int
+    validation: int
+    keys: np.ndarray | None
+    task: Task | None
+    contents: Mapping[int, int]
+    unreadable: Sequence[tuple[Part, int]]
+    names: Callable[[], Sequence[str]] = list
 
 
 @dataclass(kw_only=True, eq=False)
@@ -29,17 +58,19 @@ class ActiveDataModule(LightningDataModule, ABC):
     are taken as they are), and augmented there while training only.
 
     Args:
-        batch_size: images a training step.
+        batch_size: images a training step, of each process.
         eval_batch_size: images a step of validation, test and scan.
         epoch_steps: training steps an epoch, over as many passes of the labeled set as that takes. None: one pass.
             An epoch is what a killed fit loses at most, and what logging costs once.
         validation: images set apart for validation, labeled and reported on top of the budget: below 1 a share of the
-            budget, else a number of images; 0 for none.
+            budget, else a number of images; 0 for none. They are drawn among images whose class is known, unless the data
+            has a validation split of its own.
         pool_size: a random part of the training images, all that the run knows of. None: all of them.
         imbalance: the largest class is this many times the smallest, the others between on a geometric line (it reads
             the true classes: for simulations). None: as the data set is.
         augmentation: applied in this order, each image for itself.
-        num_workers: processes that decode images; for data sets in memory 0 is fastest.
+        num_workers: processes that decode images; for data sets in memory 0 is fastest, for files about as many as cores.
+        max_bad_fraction: images that cannot be read are set aside, and more than this fraction of all stops the run.
     """
 
     batch_size: int = 64
@@ -50,6 +81,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     imbalance: float | None = None
     augmentation: list[Augmentation] = field(default_factory=list)
     num_workers: int = field(default=0, metadata=NEUTRAL)
+    max_bad_fraction: float = field(default=0.05, metadata=NEUTRAL)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -64,51 +96,207 @@ class ActiveDataModule(LightningDataModule, ABC):
             )
         if self.imbalance is not None and self.imbalance < 1:
             raise ValueError(f"data.imbalance={self.imbalance} must be at least 1: the largest class over the smallest.")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ValueError(f"data.max_bad_fraction={self.max_bad_fraction} must be within 0 and 1.")
+        self.share = ALONE
+
+    @staticmethod
+    def over(
+        datamodule: LightningDataModule,
+        *,
+        scan_dataset: Dataset | None = None,
+        target: int | str = 1,
+        classes: Sequence[str] | None = None,
+        epoch_steps: int | None = None,
+    ) -> "ActiveDataModule":
+        """Your LightningDataModule, its data sets, collate function, batch size and workers, with labels from the oracle.
+
+        Args:
+            datamodule: yours; its training data is what can be labeled.
+            scan_dataset: the same items in the same order without augmentation, to read the pool. None: the training data.
+            target: where the label is in an item: an index, or a key.
+            classes: names for labels that are class numbers. None: labels are answered as they are, numbers or lists.
+            epoch_steps: as above.
+        Raises ValueError, naming it, for iterable data, a sampler of your own, and a scan_dataset of another length.
+        """
+        from deepal.data.foreign import OverDataModule  # it is one of these itself
+
+        if not isinstance(datamodule, LightningDataModule):
+            raise ValueError(f"over({datamodule!r}) takes an instance of a LightningDataModule, which this is not.")
+
+        return OverDataModule(
+            datamodule=datamodule,
+            scan_dataset=scan_dataset,
+            target_in_item=target,
+            class_names=classes,
+            epoch_steps=epoch_steps,
+        )
 
     @abstractmethod
     def load(self) -> ImageSet:
         """The images. Raises FileNotFoundError, naming the option to change, where there are none."""
 
-    def begin(self, seed: int, validation_size: int) -> None:
+    def arranged(self, loaded: ImageSet, remembered: Remembered | None) -> ImageSet:
+        """The images in the order in which a run knows them, for sets that grow."""
+        return loaded
+
+    def has_grown(self) -> bool:
+        """Whether there is more to load than there was."""
+        return False
+
+    @property
+    def title(self) -> str:
+        """What people call this data set."""
+        return type(self).__name__
+
+    # The layout of a run
+
+    def begin(self, seed: int, validation_size: int, remembered: Remembered | None = None) -> None:
         """Load the images once, and lay out a run: which images are validation, which are candidates.
 
-        Args: seed: of the run; validation_size: images to set apart.
-        Raises ValueError where there are not that many.
+        Args:
+            seed: of the run.
+            validation_size: images to set apart, where the data has no validation split of its own; of a run that has
+                begun, what it remembers counts.
+            remembered: what the run knows of them already. What has been added since is in the pool.
+        Raises ValueError where there are not enough images for that.
         """
-        if not hasattr(self, "_set"):
-            self._set = self.load()
-            self.task = _task(self._set)
-        self.classes = self._set.classes
-        order = torch.randperm(len(self._set.train), generator=_generator(seed, "split")).tolist()
-        if self.imbalance is not None:
-            order = self._imbalanced(order)
-        size = len(order) if self.pool_size is None else self.pool_size + validation_size
-        if not validation_size < size <= len(order):
-            raise ValueError(
-                f"data.pool_size={self.pool_size} and {validation_size} validation images do not fit the "
-                f"{len(order)} training images of {type(self).__name__}."
-            )
-        self.validation_positions = order[:validation_size]
-        self.pool = Pool(order[validation_size:size])
-        self.cycle_seed = seed
+        if not hasattr(self, "_loaded") or self.has_grown():
+            self._loaded = self.load()
+        self._set = self.arranged(self._loaded, remembered)
+        self.classes = remembered.task.classes if remembered and remembered.task else self._set.classes
+        self.begun_with = remembered.begun_with if remembered else len(self._set.train)
+        draw = Draw(seed, remembered.validation if remembered else validation_size, self.pool_size, self.imbalance)
+        self._layout = draw.laid_out(self._set, self.begun_with)
+        self.set_aside([])
+        if remembered:
+            self.recall(remembered.contents)
+            self.set_aside(remembered.unreadable)
+        self.task = remembered.task if remembered else self._measured_task()
+        self.pool = Pool(self.candidates)
+        self.cycle_seed, self.share = seed, ALONE
+
+    def set_aside(self, unreadable: Iterable[tuple[Part, int]]) -> None:
+        """Never serve these images again: they cannot be read."""
+        self._unreadable: dict[Part, set[int]] = {"train": set(), "val": set(), "test": set()}
+        for part, position in unreadable:
+            self._unreadable[part].add(position)
+
+    @property
+    def candidates(self) -> list[int]:
+        """Positions that are labeled or may be."""
+        return [position for position in self._layout.candidates if position not in self._unreadable["train"]]
+
+    @property
+    def validation_positions(self) -> list[int]:
+        """Positions of the validation images, among the training images."""
+        return [position for position in self._layout.validation if position not in self._unreadable["train"]]
+
+    @property
+    def test_positions(self) -> list[int]:
+        """Positions of the test images, among the test images."""
+        return [position for position in self._layout.tested if position not in self._unreadable["test"]]
+
+    def needed(self) -> dict[Part, list[int]]:
+        """What is trained and measured on, of each part of the data: validation images are some of the training images."""
+        return {"train": [*self.pool.labeled, *self.validation_positions], "test": self.test_positions}
+
+    def __len__(self) -> int:
+        """How many images the run uses, those included that cannot be read."""
+        return len(self._layout.candidates) + len(self._layout.validation) + len(self._layout.tested)
 
     def begin_cycle(self, seed: int) -> None:
         """Give the training order of the coming fit its seed."""
         self.cycle_seed = seed
 
+    # What is said of the images
+
     def fingerprint(self) -> str:
-        """A hash of the images to train and to test on, by which a run knows its data set again."""
+        """A hash of the images to train and to test on, by which a run knows its data set again; of those that can grow
+        the keys say it."""
+        if self._set.train.keys() is not None:
+            return "by keys"
         return fingerprint(self._set.train) + fingerprint(self._set.test)
 
+    def keys(self) -> np.ndarray | None:
+        """`Images.keys` of the training images."""
+        return self._set.train.keys()
+
+    def newly_read(self) -> dict[int, int]:
+        """A hash of the content of each file that was read for the first time since this was asked, by position."""
+        return {}
+
+    def recall(self, contents: Mapping[int, int]) -> None:
+        """Take over such hashes: a file of another content was replaced, and cannot be read."""
+
+    def label(self, given: Any) -> str:
+        """A label as it is written down: the name of a class, from its name or its number.
+
+        Raises ValueError for what is no class.
+        """
+        if isinstance(given, str) and given in self.classes:
+            return given
+        if not isinstance(given, str | bool) and hasattr(given, "__index__") and 0 <= index(given) < len(self.classes):
+            return self.classes[index(given)]
+        raise ValueError(f"{given!r} is no class of {self.title}; its classes are {', '.join(self.classes)}.")
+
+    def target(self, label: str) -> Any:
+        """What a module trains on where this label was answered: the number of the class."""
+        return self.classes.index(label)
+
     def true_label(self, position: int) -> str:
-        """The true class of a training image, for oracles that simulate people."""
+        """The true class of a training image, for oracles that simulate people. Raises ValueError where it is not known."""
         number = int(self._set.train.targets([position])[0])
+        if number == UNLABELED:
+            raise ValueError(f"the class of {self.name(position)} is not in the data; let people answer.")
         if not 0 <= number < len(self.classes):
             raise ValueError(
                 f"the image at position {position} is of class number {number}, and there are names for "
                 f"{len(self.classes)}: {', '.join(self.classes)}; give data.classes a name for each number."
             )
         return self.classes[number]
+
+    def existing(self) -> list[int]:
+        """Candidates whose class is known before anybody is asked, ascending; none where all are: then it is the truth that
+        a simulation hides."""
+        if self._set.labeled is None:
+            return []
+        candidates = torch.tensor(self.candidates)
+        return candidates[torch.isin(candidates, self._set.labeled)].sort().values.tolist()
+
+    def has_unlabeled(self) -> bool:
+        """Whether the class of some images is not known."""
+        return self._set.labeled is not None
+
+    def annotator(self, position: int) -> str:
+        """Who said the class of an image that came with one."""
+        return self.title
+
+    def name(self, position: int) -> str:
+        """What people call a training image."""
+        return self._set.train.name(position)
+
+    def name_in(self, part: Part, position: int) -> str:
+        """What people call an image of this part of the data."""
+        return self._images(part).name(position)
+
+    def path(self, position: int) -> Path | None:
+        """The file of a training image, where it has one."""
+        return self._set.train.path(position)
+
+    def position(self, name: str) -> int | None:
+        """The training image that people call so; None where there is none."""
+        return self._set.train.position(name)
+
+    def groups(self, positions: Tensor) -> Tensor | None:
+        """The group of each of these training images, (n,); None where there are no groups."""
+        return self._set.train.groups(positions)
+
+    def pictures(self, positions: Sequence[int]) -> Tensor | None:
+        """These training images, (n, channels, height, width), to look at; None where they are no such tensors."""
+        return self._set.train.pictures(positions)
+
+    # Loaders
 
     def train_dataloader(self) -> DataLoader | CombinedLoader:
         """Labeled images with their answered labels; for a module with `reads_unlabeled = True`, a dictionary of that and
@@ -122,20 +310,37 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader | list:
         """The validation images with their classes; an empty list where there are none."""
-        if not self.validation_positions:
-            return []
-        return self._eval_loader(self._set.train, torch.tensor(self.validation_positions), self._set.train)
+        positions = self.validation_positions
+        return self._eval_loader(self._set.train, positions, "train") if positions else []
 
-    def test_dataloader(self) -> DataLoader:
-        """Every test image once, with its class."""
-        return self._eval_loader(self._set.test, torch.arange(len(self._set.test)), self._set.test)
+    def test_dataloader(self) -> DataLoader | list:
+        """Every test image once, with its class; an empty list where there are none."""
+        positions = self.test_positions
+        return self._eval_loader(self._set.test, positions, "test") if positions else []
 
-    def scan_dataloader(self, positions: Tensor) -> DataLoader:
-        """These training images in this order, under the test transform, without classes."""
-        return self._eval_loader(self._set.train, positions, None)
+    def scan_dataloader(self, positions: Tensor, share: Share = ALONE) -> DataLoader:
+        """These training images, under the test transform, without classes; of several processes each is served its share
+        of the batches. A batch is `{"input", "position"}`, or `Damaged`."""
+        sampler = loading.InOrder(len(positions), self._sizes[1], share)
+        return loading.loader(loading.Scanned(self._set.train, positions), sampler, self.num_workers)
+
+    def unreadable(self, positions: Sequence[int], part: Part = "train") -> dict[int, str]:
+        """Read these images, and say which cannot be, and why. Several processes read a share each."""
+        images = self._images(part)
+        if images.in_memory:
+            return {}
+        sampler = loading.InOrder(len(positions), self._sizes[1], self.share)
+        batches = loading.Scanned(images, torch.tensor(positions, dtype=torch.long), part)
+        reasons: dict[int, str] = {}
+        for batch in loading.loader(batches, sampler, self.num_workers):
+            if isinstance(batch, Damaged):
+                reasons |= batch.reasons
+        return reasons
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """On the device: augmentation while training, then normalisation."""
+        """On the device: augmentation while training, then normalisation. Raises UnreadableError for a damaged batch."""
+        if isinstance(batch, Damaged):
+            raise UnreadableError(batch.reasons, batch.part)
         if "input" not in batch:  # labeled and unlabeled side by side
             return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
         images = batch["input"]
@@ -144,53 +349,29 @@ class ActiveDataModule(LightningDataModule, ABC):
                 images = augmentation(images)
         return {**batch, "input": self.task.normalize(images)}
 
+    def scanned(self, batch: Any, device: torch.device) -> Any:
+        """A batch of `scan_dataloader` as a module reads it, on the device."""
+        batch = move_data_to_device(batch, device)
+        return {**batch, "input": self.task.normalize(batch["input"])}
+
+    def _images(self, part: Part) -> Images:
+        return self._set.test if part == "test" else self._set.train
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Images a batch to train on, and to read."""
+        return self.batch_size, self.eval_batch_size
+
     def _train_loader(self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str) -> DataLoader:
-        sampler = loading.Shuffled(len(positions), self.batch_size, seeds.derive(self.cycle_seed, stream), steps)
+        seed = seeds.derive(self.cycle_seed, stream)
+        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share)
         return loading.loader(loading.Batches(self._set.train, torch.tensor(positions), targets), sampler, self.num_workers)
 
-    def _eval_loader(self, images: Images, positions: Tensor, targets: Images | None) -> DataLoader:
-        sampler = loading.InOrder(len(positions), self.eval_batch_size)
-        return loading.loader(loading.Batches(images, positions, targets), sampler, self.num_workers)
+    def _eval_loader(self, images: Images, positions: Sequence[int], part: Part) -> DataLoader:
+        sampler = loading.Evenly(len(positions), self._sizes[1], self.share)
+        batches = loading.Batches(images, torch.tensor(positions), "true", part)
+        return loading.loader(batches, sampler, self.num_workers)
 
-    def _imbalanced(self, order: list[int]) -> list[int]:
-        """`order` thinned so that class c of C keeps max * imbalance^(-c / (C - 1)) images."""
-        targets = self._set.train.targets(order).tolist()
-        sizes = torch.bincount(torch.tensor(targets), minlength=len(self.classes))
-        assert self.imbalance is not None
-        steps = torch.linspace(0, 1, len(self.classes), dtype=torch.float64)
-        keep = (int(sizes.max()) * self.imbalance**-steps).round().clamp_min(1).long().minimum(sizes).tolist()
-        kept = []
-        for position, target in zip(order, targets, strict=True):
-            if keep[target]:
-                keep[target] -= 1
-                kept.append(position)
-        return kept
-
-
-def _task(images: ImageSet) -> Task:
-    """What the networks need to know."""
-    some = _some(images.train)
-    channels, height, width = some.shape[1:]
-    mean, std = _mean_and_std(some) if some.dtype == torch.uint8 else ((0.0,) * channels, (1.0,) * channels)
-    return Task((channels, height, width), images.classes, mean, std)
-
-
-def _some(images: Images) -> Tensor:
-    """All images where they are in memory, else 1,000 spread evenly."""
-    if isinstance(images, TensorImages):
-        return images.data
-    return images.images(torch.linspace(0, len(images) - 1, min(1000, len(images))).long().unique())
-
-
-def _mean_and_std(data: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of uint8 images, on the scale of 0 to 1, from exact counts of the 256 values."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in data.unbind(1)]).double()
-    shares = counts / counts.sum(1, keepdim=True)
-    mean = shares @ values
-    std = (shares @ values.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1e-6)
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _generator(seed: int, phase: str) -> torch.Generator:
-    return torch.Generator().manual_seed(seeds.derive(seed, phase))
+    def _measured_task(self) -> Task | None:
+        """What the networks are told."""
+        return measured_task(self._set.train, self._layout.candidates, self.classes)

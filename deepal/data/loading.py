@@ -1,16 +1,37 @@
-"""Loaders that serve whole batches of images as dictionaries, in an order that seed and epoch alone decide."""
+"""Loaders that serve whole batches of images, to one process or several, in an order that seed and epoch alone decide."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepal import seeds
-from deepal.data.images import Images
+from deepal.data.images import Images, Part, UnreadableError
 
 Batch = dict[str, Tensor]
 """`input` (B, channels, height, width), `position` (B,) in the data set, and `target` (B,) where it may be known."""
+
+
+class Share(NamedTuple):
+    """Which part of the work is done here: that of process `rank` of so many."""
+
+    rank: int = 0
+    processes: int = 1
+
+
+ALONE = Share()
+
+
+class Damaged:
+    """A batch some of whose images cannot be read.
+
+    Args: batch: the others, None where there are none; reasons: why, by position; part: of the data set.
+    """
+
+    def __init__(self, batch: Any, reasons: Mapping[int, str], part: Part) -> None:
+        self.batch, self.reasons, self.part = batch, reasons, part
 
 
 class Batches(Dataset):
@@ -19,33 +40,72 @@ class Batches(Dataset):
     Args:
         images: where the pixels are.
         positions: (n,) position of each row.
-        targets: (n,) class of each row, or images whose own classes are read, or None to serve none.
+        targets: (n, ...) class of each row, "true" for the images' own, or None to serve none.
+        part: of the data set that the images are.
     """
 
-    def __init__(self, images: Images, positions: Tensor, targets: Tensor | Images | None) -> None:
-        self.images, self.positions, self.targets = images, positions, targets
+    def __init__(
+        self, images: Images, positions: Tensor, targets: Tensor | Literal["true"] | None, part: Part = "train"
+    ) -> None:
+        self.images, self.positions, self.targets, self.part = images, positions, targets, part
 
-    def __getitem__(self, rows: Tensor) -> Batch:
+    def __getitem__(self, rows: Tensor) -> Any:
         positions = self.positions[rows]
-        batch = {"input": self.images.images(positions), "position": positions}
-        if isinstance(self.targets, Tensor):
-            batch["target"] = self.targets[rows]
-        elif self.targets is not None:
-            batch["target"] = self.targets.targets(positions)
-        return batch
+        try:
+            return self._batch(positions, rows)
+        except UnreadableError as error:
+            readable = rows[[position not in error.reasons for position in positions.tolist()]]
+            return Damaged(self[readable] if len(readable) else None, error.reasons, self.part)
+
+    def _batch(self, positions: Tensor, rows: Tensor) -> Any:
+        if isinstance(self.targets, str):
+            return self.images.true_batch(positions)
+        return self.images.batch(positions, None if self.targets is None else self.targets[rows])
+
+
+class Scanned(Batches):
+    """Batches for a scan: `{"input", "position"}`, whatever a module trains on.
+
+    Args: images and positions, as above.
+    """
+
+    def __init__(self, images: Images, positions: Tensor, part: Part = "train") -> None:
+        super().__init__(images, positions, None, part)
+
+    def _batch(self, positions: Tensor, rows: Tensor) -> Batch:
+        return {"input": self.images.images(positions), "position": positions}
 
 
 class InOrder(Sampler[Tensor]):
-    """Rows 0 to n - 1 in batches."""
+    """Rows 0 to n - 1 in batches. Of several processes each takes every so many-th batch: the batches are the same
+    for any number of processes, so what is computed of them is the same too."""
 
-    def __init__(self, size: int, batch_size: int) -> None:
-        self.size, self.batch_size = size, batch_size
+    def __init__(self, size: int, batch_size: int, share: Share = ALONE) -> None:
+        self.size, self.batch_size, self.share = size, batch_size, share
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(torch.arange(self.size).split(self.batch_size))
+        batches = torch.arange(self.size).split(self.batch_size) if self.size else ()
+        return iter(batches[self.share.rank :: self.share.processes])
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        batches = -(-self.size // self.batch_size)
+        return len(range(self.share.rank, batches, self.share.processes))
+
+
+class Evenly(Sampler[Tensor]):
+    """Rows 0 to n - 1, each once, in as many batches for each process: what is counted over all processes is counted
+    without the copies that fill up the last batches elsewhere, and no process waits for another's batch."""
+
+    def __init__(self, size: int, batch_size: int, share: Share = ALONE) -> None:
+        self.size, self.share = size, share
+        # no more batches than the shortest share has rows: none is empty, and at most a few are a row longer
+        self.batches = min(-(-size // (batch_size * share.processes)), max(1, size // share.processes))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.arange(self.size)[self.share.rank :: self.share.processes].tensor_split(self.batches))
+
+    def __len__(self) -> int:
+        return self.batches
 
 
 class Shuffled(Sampler[Tensor]):
@@ -53,33 +113,50 @@ class Shuffled(Sampler[Tensor]):
 
     Args:
         size: n.
-        batch_size: rows a batch.
+        batch_size: rows a batch, of each process.
         seed: of all epochs.
         steps: batches an epoch, over as many passes as that takes; None for one pass.
+        share: the processes train on different rows of one order, as many each: the first rows fill up the last ones.
 
     A last batch of a single row is joined to the one before: batch norm cannot train on one image.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, steps: int | None = None) -> None:
-        self.size, self.batch_size, self.seed, self.steps = size, batch_size, seed, steps
+    def __init__(self, size: int, batch_size: int, seed: int, steps: int | None = None, share: Share = ALONE) -> None:
+        self.size, self.batch_size, self.seed, self.steps, self.share = size, batch_size, seed, steps, share
         self.workers = torch.Generator()  # what data loading workers are seeded from
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.epoch = epoch
-        self.workers.manual_seed(seeds.derive(self.seed, "workers", epoch))
+        self.workers.manual_seed(seeds.derive(self.seed, "workers", epoch, *self._own_coins()))
 
     def __iter__(self) -> Iterator[Tensor]:
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", self.epoch))
         left = len(self)
         while left:  # none at all for a set without rows
-            for batch in _batches_of_one_pass(self.size, self.batch_size, generator)[:left]:
+            for batch in self._one_pass(generator)[:left]:
                 left -= 1
                 yield batch
 
     def __len__(self) -> int:
-        return (self.steps if self.steps and self.size else 0) or len(_sizes(self.size, self.batch_size))
+        return (self.steps if self.steps and self.size else 0) or len(self._sizes())
+
+    def _one_pass(self, generator: torch.Generator) -> Sequence[Tensor]:
+        rank, processes = self.share
+        order = torch.randperm(self.size, generator=generator)
+        order = order[torch.arange(-(-self.size // processes) * processes) % self.size]
+        return order[rank::processes].split(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        size = -(-self.size // self.share.processes)
+        sizes = [self.batch_size] * (size // self.batch_size) + [size % self.batch_size] * (size % self.batch_size > 0)
+        if len(sizes) > 1 and sizes[-1] == 1:
+            sizes[-2:] = [self.batch_size + 1]
+        return sizes
+
+    def _own_coins(self) -> tuple[int, ...]:
+        return (self.share.rank,) if self.share.rank else ()
 
 
 def loader(batches: Batches, sampler: Sampler[Tensor], num_workers: int) -> DataLoader:
@@ -92,14 +169,3 @@ def loader(batches: Batches, sampler: Sampler[Tensor], num_workers: int) -> Data
         persistent_workers=False,
         generator=getattr(sampler, "workers", None) or torch.Generator(),  # never the global one
     )
-
-
-def _batches_of_one_pass(size: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
-    return torch.randperm(size, generator=generator).split(_sizes(size, batch_size))
-
-
-def _sizes(size: int, batch_size: int) -> list[int]:
-    sizes = [batch_size] * (size // batch_size) + [size % batch_size] * (size % batch_size > 0)
-    if len(sizes) > 1 and sizes[-1] == 1:
-        sizes[-2:] = [batch_size + 1]
-    return sizes

@@ -1,6 +1,9 @@
 """Which positions of a data set are labeled, with what, and in which cycle."""
 
+import json
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
 
 
 class Pool:
@@ -21,8 +24,8 @@ class Pool:
         self._index: list[int] | None = None
         self.labeled: list[int] = []
         """Labeled positions, in the order in which they were labeled."""
-        self.labels: list[int] = []
-        """The class of each labeled position."""
+        self.labels: list[Any] = []
+        """What each labeled position is trained on: the number of its class, or numbers in lists."""
         self.cycles: list[int] = []
         """The cycle in which each labeled position was asked."""
 
@@ -37,7 +40,11 @@ class Pool:
         """How many positions can still be asked."""
         return len(self._free)
 
-    def label(self, positions: Sequence[int], labels: Sequence[int], cycle: int) -> None:
+    def digest(self) -> str:
+        """A hash of what a model learns from: answers that were corrected since make another."""
+        return blake2b(json.dumps([self.labeled, self.labels]).encode(), digest_size=6).hexdigest()
+
+    def label(self, positions: Sequence[int], labels: Sequence[Any], cycle: int) -> None:
         """Record labels. Raises ValueError, and records none, where a position cannot be asked or there are not as many
         labels as positions."""
         if len(positions) != len(labels):
