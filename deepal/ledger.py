@@ -5,18 +5,18 @@ process killed at any instant finds on its return either nothing of a cycle or a
 is derived from here and from nowhere else.
 """
 
-import csv
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deepal import folder
-from deepal.oracles import Answer
+from deepal.oracles.base import Answer, Question, unanswered
 
 INITIAL = -1
 """The cycle of the first labels, which no model asked for."""
@@ -27,16 +27,21 @@ CREATE TABLE sessions (id INTEGER PRIMARY KEY, started TEXT NOT NULL, environmen
 CREATE TABLE fits (id INTEGER PRIMARY KEY, cycle INTEGER NOT NULL, epoch INTEGER NOT NULL, started TEXT NOT NULL) STRICT;
 CREATE TABLE results (
     cycle INTEGER PRIMARY KEY, labels INTEGER NOT NULL, asked INTEGER NOT NULL, validation INTEGER NOT NULL,
-    metrics TEXT NOT NULL, seconds TEXT NOT NULL, finished TEXT NOT NULL) STRICT;
+    metrics TEXT NOT NULL, seconds TEXT NOT NULL, answers TEXT NOT NULL, finished TEXT NOT NULL) STRICT;
+CREATE TABLE images (id INTEGER PRIMARY KEY, keys BLOB NOT NULL, names BLOB NOT NULL, added TEXT NOT NULL) STRICT;
+CREATE TABLE contents (position INTEGER PRIMARY KEY, hash INTEGER NOT NULL) STRICT;
+CREATE TABLE unreadable (
+    part TEXT NOT NULL, position INTEGER NOT NULL, item TEXT NOT NULL, reason TEXT NOT NULL, found TEXT NOT NULL,
+    PRIMARY KEY (part, position)) STRICT;
 CREATE TABLE queries (
-    position INTEGER PRIMARY KEY, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL, asked TEXT NOT NULL,
-    UNIQUE (cycle, rank)) STRICT;
+    position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
+    predicted TEXT, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
     label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
-_TABLES = ("manifest", "sessions", "fits", "results", "queries", "answers")
+_TABLES = ("manifest", "sessions", "fits", "results", "images", "contents", "unreadable", "queries", "answers")
 
 
 class LedgerError(ValueError):
@@ -45,10 +50,19 @@ class LedgerError(ValueError):
 
 @dataclass(frozen=True)
 class Query:
-    """Positions to ask, in order, with a score each where the strategy has one."""
+    """Positions to ask, in order.
+
+    Args:
+        positions: in the data set.
+        items: what people call each; its position where it has no name.
+        scores: of each, where the strategy has one.
+        predicted: what the model took each for, where it could say.
+    """
 
     positions: tuple[int, ...] = ()
+    items: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
+    predicted: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Result:
         validation: labels of the validation set.
         metrics: by name.
         seconds: by phase, of the process that ended the phase.
+        answers: a hash of the labels that the model was trained on.
     """
 
     cycle: int
@@ -70,6 +85,7 @@ class Result:
     validation: int
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
+    answers: str = ""
 
 
 class Ledger:
@@ -121,9 +137,23 @@ class Ledger:
         """What the run is made of, as first written; empty in a new ledger."""
         return {key: json.loads(value) for key, value in self._db.execute("SELECT key, value FROM manifest")}
 
-    def declare(self, manifest: Mapping[str, Any], first: Query) -> None:
-        """Write the manifest of a new run, and ask its first labels: one transaction."""
+    def declare(
+        self,
+        manifest: Mapping[str, Any],
+        first: Query,
+        keys: bytes = b"",
+        names: Iterable[str] = (),
+        unreadable: Iterable[tuple[str, Mapping[int, tuple[str, str]]]] = (),
+    ) -> None:
+        """Write the manifest of a new run, and ask its first labels: one transaction.
+
+        Args: keys, names: of its images, where there may come to be more; unreadable: as for `add_unreadable`.
+        """
         with self._transaction():
+            for part, reasons in unreadable:
+                self._write_unreadable(part, reasons)
+            if keys:
+                self.add_images(keys, names)
             for key, value in manifest.items():
                 self._db.execute("INSERT INTO manifest VALUES (?, ?)", (key, json.dumps(value)))
             self._write_query(INITIAL, first)
@@ -134,6 +164,42 @@ class Ledger:
 
     def sessions(self) -> list[dict[str, Any]]:
         return [json.loads(row[0]) for row in self._db.execute("SELECT environment FROM sessions ORDER BY id")]
+
+    # Its images
+
+    def add_images(self, keys: bytes, names: Iterable[str]) -> None:
+        """Record images that the run has come to know, behind those that it knew. Args: keys: of `Images.keys`."""
+        packer, left, packed = zlib.compressobj(level=1), iter(names), b""
+        while block := list(islice(left, 10_000)):
+            packed += packer.compress("".join(f"{name}\0" for name in block).encode())
+        self._db.execute("INSERT INTO images VALUES (NULL, ?, ?, ?)", (keys, packed + packer.flush(), _now()))
+
+    def image_names(self) -> list[str]:
+        """What people call all images that the run knows, by position."""
+        blocks = self._db.execute("SELECT names FROM images ORDER BY id")
+        return [name for (packed,) in blocks for name in zlib.decompress(packed).decode().split("\0")[:-1]]
+
+    def image_keys(self) -> bytes:
+        """The keys of all images that the run knows, by position."""
+        return b"".join(row[0] for row in self._db.execute("SELECT keys FROM images ORDER BY id"))
+
+    def add_contents(self, hashes: Mapping[int, int]) -> None:
+        """Record the hash of the content of images that were read for the first time, by position."""
+        with self._transaction():
+            self._db.executemany("INSERT OR IGNORE INTO contents VALUES (?, ?)", hashes.items())
+
+    def contents(self) -> dict[int, int]:
+        """The hash of the content of every image that was read, by position."""
+        return dict(self._db.execute("SELECT position, hash FROM contents"))
+
+    def add_unreadable(self, part: str, reasons: Mapping[int, tuple[str, str]]) -> None:
+        """Record images that cannot be read. Args: part: of the data set; reasons: (name, reason) by position."""
+        with self._transaction():
+            self._write_unreadable(part, reasons)
+
+    def unreadable(self) -> list[tuple[str, int]]:
+        """(part, position) of every image that could not be read."""
+        return list(self._db.execute("SELECT part, position FROM unreadable ORDER BY part, position"))
 
     # Writing down a cycle
 
@@ -152,6 +218,12 @@ class Ledger:
                 self._write_result(result)
             self._write_query(cycle, query)
 
+    def import_labels(self, cycle: int, query: Query, answers: Sequence[Answer]) -> None:
+        """Write labels that nobody had to be asked for as answers to a cycle, behind what it asked: one transaction."""
+        with self._transaction():
+            self._write_rows(cycle, query, first=len(self.asked(cycle)))
+            self._write_answers(answers)
+
     def answer(self, answers: Sequence[Answer]) -> None:
         """Write answers. A later answer to a position is a new row, and counts. Raises LedgerError for a position that
         was never asked; then none is written."""
@@ -160,13 +232,7 @@ class Ledger:
             unknown = sorted({answer.position for answer in answers} - asked)
             if unknown:
                 raise LedgerError(f"positions {unknown} were answered and never asked.")
-            self._db.executemany(
-                "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (each.position, each.status, each.label, each.annotator, each.seconds, each.wrong, _now())
-                    for each in answers
-                ],
-            )
+            self._write_answers(answers)
 
     # Reading
 
@@ -179,17 +245,41 @@ class Ledger:
         return next((each for each in self.results() if each.cycle == cycle), None)
 
     def results(self) -> list[Result]:
-        rows = self._db.execute("SELECT cycle, labels, asked, validation, metrics, seconds FROM results ORDER BY cycle")
+        rows = self._db.execute(
+            "SELECT cycle, labels, asked, validation, metrics, seconds, answers FROM results ORDER BY cycle"
+        )
         return [
-            Result(cycle, labels, asked, validation, json.loads(metrics), json.loads(seconds))
-            for cycle, labels, asked, validation, metrics, seconds in rows
+            Result(cycle, labels, asked, validation, json.loads(metrics), json.loads(seconds), answers)
+            for cycle, labels, asked, validation, metrics, seconds, answers in rows
+        ]
+
+    def next_cycle(self) -> int:
+        """The first cycle that has not asked; where the last one has measured and not asked, that one."""
+        asked, measured = (
+            self._db.execute(f"SELECT coalesce(max(cycle), {INITIAL}) FROM {table}").fetchone()[0]
+            for table in ("queries", "results")
+        )
+        return max(asked + 1, measured)
+
+    def questions(self) -> list[Question]:
+        """All that was asked, in the order of asking, with every answer to it."""
+        answers: dict[int, list[Answer]] = {}
+        for position, *fields in self._db.execute(
+            "SELECT position, label, status, annotator, seconds, wrong FROM answers ORDER BY id"
+        ):
+            answers.setdefault(position, []).append(_answer(position, *fields))
+        rows = self._db.execute(
+            "SELECT queries.position, queries.item, cycle, rank, score, predicted, reason FROM queries "
+            "LEFT JOIN unreadable ON unreadable.position = queries.position AND part = 'train' ORDER BY cycle, rank"
+        )
+        return [
+            Question(position, item, cycle, rank, score, predicted, tuple(answers.get(position, ())), reason)
+            for position, item, cycle, rank, score, predicted, reason in rows
         ]
 
     def unanswered(self) -> list[int]:
-        """Every position that was asked and has no answer, in the order of asking."""
-        return self._positions(
-            "SELECT position FROM queries WHERE position NOT IN (SELECT position FROM answers) ORDER BY cycle, rank"
-        )
+        """Every position that was asked, can be read and has no answer, in the order of asking."""
+        return [each.position for each in unanswered(self.questions())]
 
     def answers(self, before: int) -> list[tuple[int, Answer]]:
         """(cycle, answer) of each position that a cycle before this one asked, in the order of asking; of several
@@ -200,10 +290,7 @@ class Ledger:
             "WHERE cycle < ? AND answers.id IN (SELECT max(id) FROM answers GROUP BY position) ORDER BY cycle, rank",
             (before,),
         )
-        return [
-            (cycle, Answer(position, label, status, annotator, seconds, None if wrong is None else bool(wrong)))
-            for cycle, position, label, status, annotator, seconds, wrong in rows
-        ]
+        return [(cycle, _answer(*fields)) for cycle, *fields in rows]
 
     def scores(self, cycle: int) -> list[float | None]:
         """The score of each position that a cycle asked, in order."""
@@ -213,35 +300,33 @@ class Ledger:
         """(cycle, first epoch) of every fit that was started or taken up again, in order."""
         return list(self._db.execute("SELECT cycle, epoch FROM fits ORDER BY id"))
 
-    # Exports, made anew from the rows above
+    # What the tables of a run are made of
 
-    def write_results(self, path: Path) -> None:
-        """`results.csv`: a row a cycle."""
-        rows = [
-            {"cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation}
-            | dict(each.metrics)
-            | {f"seconds/{phase}": round(value, 3) for phase, value in each.seconds.items()}
-            for each in self.results()
-        ]
-        _write_csv(path, rows)
-
-    def write_labels(self, path: Path) -> None:
-        """`labels.csv`: a row an answer, with what was asked."""
-        columns = ("position", "label", "status", "annotator", "cycle", "rank", "score", "seconds", "time")
-        rows = self._db.execute(
-            "SELECT position, label, status, annotator, cycle, rank, score, answers.seconds, time "
+    def labels(self) -> list[dict[str, Any]]:
+        """Every answer with what was asked, in the order of asking; of several to one image the last counts."""
+        return self._rows(
+            "SELECT item AS id, label, annotator, cycle, time, rank, score, status, answers.seconds, predicted, position "
             "FROM answers JOIN queries USING (position) ORDER BY cycle, rank, answers.id"
         )
-        _write_csv(path, [dict(zip(columns, row, strict=True)) for row in rows])
+
+    def quarantine(self) -> list[dict[str, Any]]:
+        """Every image that could not be read, with the reason."""
+        return self._rows(
+            "SELECT item AS id, reason, part, position, found AS time FROM unreadable ORDER BY found, position"
+        )
+
+    def _rows(self, query: str) -> list[dict[str, Any]]:
+        found = self._db.execute(query)
+        return [dict(zip((column[0] for column in found.description), row, strict=True)) for row in found]
 
     def _write_result(self, result: Result) -> None:
         known = self.result(result.cycle)
         if known is None:
             self._db.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     result.cycle, result.labels, result.asked, result.validation,
-                    json.dumps(dict(result.metrics)), json.dumps(dict(result.seconds)), _now(),
+                    json.dumps(dict(result.metrics)), json.dumps(dict(result.seconds)), result.answers, _now(),
                 ),
             )  # fmt: skip
         elif (known.labels, known.asked, repr(known.metrics)) != (result.labels, result.asked, repr(dict(result.metrics))):
@@ -251,15 +336,36 @@ class Ledger:
         asked = self.asked(cycle)
         if asked and asked != list(query.positions):
             raise LedgerError(f"cycle {cycle} has asked {asked} already, and was to ask {list(query.positions)}.")
-        if asked:
-            return
+        if not asked:
+            self._write_rows(cycle, query, first=0)
+
+    def _write_rows(self, cycle: int, query: Query, first: int) -> None:
+        """Write what a cycle asks, with ranks from `first`."""
         before = set(self._positions("SELECT position FROM queries")) & set(query.positions)
         if before:
             raise LedgerError(f"positions {sorted(before)} were asked before cycle {cycle}; each is asked once.")
-        rows = zip(query.positions, query.scores or (None,) * len(query.positions), strict=True)
+        none = (None,) * len(query.positions)
+        items = query.items or tuple(map(str, query.positions))
+        rows = zip(query.positions, items, query.scores or none, query.predicted or none, strict=True)
         self._db.executemany(
-            "INSERT INTO queries VALUES (?, ?, ?, ?, ?)",
-            [(position, cycle, rank, score, _now()) for rank, (position, score) in enumerate(rows)],
+            "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (position, item, cycle, rank, score, predicted, _now())
+                for rank, (position, item, score, predicted) in enumerate(rows, first)
+            ],
+        )
+
+    def _write_unreadable(self, part: str, reasons: Mapping[int, tuple[str, str]]) -> None:
+        rows = [(part, position, name, reason, _now()) for position, (name, reason) in reasons.items()]
+        self._db.executemany("INSERT OR IGNORE INTO unreadable VALUES (?, ?, ?, ?, ?)", rows)
+
+    def _write_answers(self, answers: Sequence[Answer]) -> None:
+        self._db.executemany(
+            "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (each.position, each.status, each.label, each.annotator, each.seconds, each.wrong, _now())
+                for each in answers
+            ],
         )
 
     def _positions(self, query: str, *parameters: int) -> list[int]:
@@ -276,16 +382,10 @@ class Ledger:
         self._db.execute("COMMIT")
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-
-    def write(partial: Path) -> None:
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    folder.write_atomically(path, write)
+def _answer(
+    position: int, label: str | None, status: Any, annotator: str, seconds: float | None, wrong: int | None
+) -> Answer:
+    return Answer(position, label, status, annotator, seconds, None if wrong is None else bool(wrong))
 
 
 def _now() -> str:

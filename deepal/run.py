@@ -1,29 +1,66 @@
-"""A run's folder while one process holds it: the ledger, the files of each cycle, and what they remember."""
+"""A run's folder: the files of each cycle, and, while one process holds it, the ledger."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from deepal import fingerprint, folder
+from deepal import fingerprint, folder, tables
 from deepal.data.pool import Pool
 from deepal.ledger import Ledger
+
+LABELS = (
+    "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "position",
+)  # fmt: skip
+"""The columns of `labels.csv`."""
 
 
 class RunMismatchError(ValueError):
     """The run folder holds a run of another configuration or another data set."""
 
 
-class Run:
-    """What is kept of a run.
+class Files:
+    """Where a run keeps what. Args: path: its folder, which all processes of a run see."""
 
-    Args: path: its folder; ledger: the one in it.
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def weights(self, cycle: int) -> Path:
+        """A cycle's trained weights: the file is there once the fit has ended."""
+        return self.path / "cycles" / f"{cycle:03d}" / "weights.safetensors"
+
+    def fit_state(self, cycle: int) -> Path:
+        """The state of a fit that is under way."""
+        self.weights(cycle).parent.mkdir(parents=True, exist_ok=True)
+        return self.weights(cycle).with_name("fit.ckpt")
+
+    def curves(self, cycle: int) -> Path:
+        """A folder for the curves inside a cycle: a new one for each process that takes the cycle up."""
+        taken_up = len(list((self.path / "curves").glob(f"{cycle:03d}*")))
+        return self.path / "curves" / (f"{cycle:03d}-{taken_up}" if taken_up else f"{cycle:03d}")
+
+    def clear(self) -> None:
+        """Remove the files of cycles that no ledger knows of: a new run starts from nothing."""
+        for leftover in ("cycles", "curves"):
+            shutil.rmtree(self.path / leftover, ignore_errors=True)
+
+    def forget_before(self, cycle: int) -> None:
+        """Remove weights and states of earlier cycles: the run goes on from the later ones."""
+        for folder_of_cycle in (self.path / "cycles").iterdir():
+            if int(folder_of_cycle.name) < cycle:
+                shutil.rmtree(folder_of_cycle, ignore_errors=True)
+
+
+class Run:
+    """What is kept of a run, in the hands of the one process that holds it.
+
+    Args: files: of it; ledger: the one in its folder.
     """
 
-    def __init__(self, path: Path, ledger: Ledger) -> None:
-        self.path, self.ledger = path, ledger
+    def __init__(self, files: Files, ledger: Ledger) -> None:
+        self.files, self.path, self.ledger = files, files.path, ledger
 
     @classmethod
     @contextmanager
@@ -33,7 +70,7 @@ class Run:
         Raises FolderHeldError where another process holds it, and LedgerError where its ledger cannot be read.
         """
         with folder.held(path) as resolved, closing(Ledger(resolved / "ledger.sqlite")) as ledger:
-            yield cls(resolved, ledger)
+            yield cls(Files(resolved), ledger)
 
     # What must not have changed since it began
 
@@ -57,48 +94,38 @@ class Run:
 
     # What it remembers
 
-    def pool(self, candidates: Sequence[int], classes: Sequence[str], cycle: int) -> Pool:
-        """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside."""
-        pool = Pool(candidates)
-        answers = self.ledger.answers(before=cycle)
-        number = {name: i for i, name in enumerate(classes)}
+    def pool(self, candidates: Sequence[int], number: Callable[[str], Any], cycle: int) -> Pool:
+        """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside.
+
+        Args: candidates: that can be read; number: what is trained on where a label was answered; cycle: this one.
+        """
+        pool, readable = Pool(candidates), set(candidates)
+        answers = [(of_cycle, each) for of_cycle, each in self.ledger.answers(before=cycle) if each.position in readable]
         for of_cycle, group in groupby(answers, key=lambda each: each[0]):
             labeled = [answer for _, answer in group if answer.status == "labeled"]
-            pool.label([each.position for each in labeled], [number[str(each.label)] for each in labeled], of_cycle)
+            pool.label([each.position for each in labeled], [number(str(each.label)) for each in labeled], of_cycle)
         pool.set_aside([answer.position for _, answer in answers if answer.status != "labeled"])
+        pool.set_aside([position for position in self.ledger.unanswered() if position in readable])
         return pool
 
-    # Its files
-
-    def clear(self) -> None:
-        """Remove the files of cycles that no ledger knows of: a new run starts from nothing."""
-        for leftover in ("cycles", "curves"):
-            shutil.rmtree(self.path / leftover, ignore_errors=True)
-
-    def weights(self, cycle: int) -> Path:
-        """A cycle's trained weights: the file is there once the fit has ended."""
-        return self.path / "cycles" / f"{cycle:03d}" / "weights.safetensors"
-
-    def fit_state(self, cycle: int) -> Path:
-        """The state of a fit that is under way."""
-        self.weights(cycle).parent.mkdir(parents=True, exist_ok=True)
-        return self.weights(cycle).with_name("fit.ckpt")
-
-    def curves(self, cycle: int) -> Path:
-        """A folder for the curves inside a cycle: a new one for each process that takes the cycle up."""
-        taken_up = len(list((self.path / "curves").glob(f"{cycle:03d}*")))
-        return self.path / "curves" / (f"{cycle:03d}-{taken_up}" if taken_up else f"{cycle:03d}")
-
-    def forget_files_before(self, cycle: int) -> None:
-        """Remove weights and states of earlier cycles: the run goes on from the later ones."""
-        for folder_of_cycle in (self.path / "cycles").iterdir():
-            if int(folder_of_cycle.name) < cycle:
-                shutil.rmtree(folder_of_cycle, ignore_errors=True)
+    # What people look for in the folder
 
     def export(self) -> None:
-        """Write what people look for in the folder: the tables, and the last model."""
-        self.ledger.write_results(self.path / "results.csv")
-        self.ledger.write_labels(self.path / "labels.csv")
-        last = self.weights(len(self.ledger.results()) - 1)
+        """Write the tables, and the last model."""
+        self.export_tables()
+        last = self.files.weights(len(self.ledger.results()) - 1)
         if last.exists():
             folder.write_atomically(self.path / "model.safetensors", lambda partial: shutil.copy(last, partial))
+
+    def export_tables(self) -> None:
+        """`results.csv`: a row a cycle; `labels.csv`: an answer; `quarantine.csv`: an image that cannot be read."""
+        results = [
+            {"cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation}
+            | dict(each.metrics)
+            | {f"seconds/{phase}": round(value, 3) for phase, value in each.seconds.items()}
+            for each in self.ledger.results()
+        ]
+        tables.write(self.path / "results.csv", list(dict.fromkeys(name for row in results for name in row)), results)
+        tables.write(self.path / "labels.csv", LABELS, self.ledger.labels())
+        if unreadable := self.ledger.quarantine():
+            tables.write(self.path / "quarantine.csv", list(unreadable[0]), unreadable)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from deepal.ledger import Result
+from deepal.oracles import Question
+from deepal.task import Catalog
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,12 @@ class Watcher:
 
     def measured(self, result: Result, results: Sequence[Result]) -> None:
         """A cycle is written down; the results of all so far."""
+
+    def answered(self, cycle: int, questions: Sequence[Question], data: Catalog) -> None:
+        """Some of what a cycle has asked is answered; all that it asked, and the data to look at."""
+
+    def waits(self, sentence: str) -> None:
+        """The run stops until somebody has done what the sentence says."""
 
     def end(self, folder: Path, results: Sequence[Result]) -> None:
         """The run has ended, or has been stopped by an error."""

@@ -1,10 +1,10 @@
-import csv
 import sqlite3
 
 import pytest
 
 from deepal.ledger import INITIAL, Ledger, LedgerError, Query, Result
 from deepal.oracles import Answer
+from deepal.run import LABELS
 from tests.runs import in_process
 
 MANIFEST = {"config": {"seed": 0}, "validation": 3}
@@ -27,7 +27,7 @@ def labeled(*pairs):
 
 
 def test_what_is_written_is_read_by_another_connection(ledger):
-    ledger.ask(0, Query((5, 9), (0.75, 0.5)), result())
+    ledger.ask(0, Query((5, 9), scores=(0.75, 0.5)), result())
     ledger.answer(labeled((7, "a"), (3, "b")))
     other = Ledger(ledger.path)
     assert other.manifest() == MANIFEST
@@ -68,10 +68,8 @@ def test_a_later_answer_counts_and_both_are_kept(ledger):
     ledger.answer(labeled((7, "a")))
     ledger.answer([Answer(7, "b", annotator="second")])
     assert [(answer.label, answer.annotator) for _, answer in ledger.answers(before=0)] == [("b", "second")]
-    ledger.write_labels(ledger.path.with_name("labels.csv"))
-    rows = list(csv.DictReader(ledger.path.with_name("labels.csv").open()))
-    assert [row["label"] for row in rows] == ["a", "b"]
-    assert {"position", "label", "annotator", "cycle", "time", "rank", "score"} <= set(rows[0])
+    assert [row["label"] for row in ledger.labels()] == ["a", "b"]
+    assert set(LABELS) == set(ledger.labels()[0])
 
 
 def test_answers_of_a_cycle_count_from_the_next_on(ledger):
@@ -102,15 +100,31 @@ def test_it_is_durable_and_typed(ledger):
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (3,)
     with pytest.raises(sqlite3.IntegrityError):
-        ledger._db.execute("INSERT INTO queries VALUES ('seven', 0, 0, NULL, '')")
+        ledger._db.execute("INSERT INTO queries VALUES ('seven', 'seven', 0, 0, NULL, NULL, '')")
 
 
-def test_results_have_a_row_a_cycle(ledger, tmp_path):
+def test_images_that_come_to_be_known_keep_their_order(ledger):
+    ledger.add_images(b"0123456789abcdef" * 2, ["one", "two, with a comma"])
+    ledger.add_images(b"fedcba9876543210", ["three\nlines"])
+    assert ledger.image_keys() == b"0123456789abcdef" * 2 + b"fedcba9876543210"
+    assert ledger.image_names() == ["one", "two, with a comma", "three\nlines"]
+
+
+def test_what_cannot_be_read_is_asked_no_more(ledger):
+    ledger.add_unreadable("train", {7: ("a.png", "truncated")})
+    ledger.add_unreadable("test", {3: ("b.png", "deleted")})
+    ledger.add_unreadable("train", {7: ("a.png", "another reason")})
+    assert ledger.unanswered() == [3]
+    assert ledger.unreadable() == [("test", 3), ("train", 7)]
+    assert {row["id"]: row["reason"] for row in ledger.quarantine()} == {"a.png": "truncated", "b.png": "deleted"}
+
+
+def test_labels_that_exist_are_answers_that_nobody_was_asked_for(ledger):
     ledger.ask(0, Query((5,)), result())
-    ledger.ask(1, Query(), result(cycle=1, accuracy=0.75))
-    ledger.write_results(tmp_path / "results.csv")
-    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
-    assert [(row["cycle"], row["labels"], row["test/accuracy"]) for row in rows] == [("0", "2", "0.5"), ("1", "2", "0.75")]
+    ledger.import_labels(0, Query((11, 12)), labeled((11, "a"), (12, "b")))
+    assert ledger.asked(0) == [5, 11, 12]
+    assert ledger.unanswered() == [7, 3, 5]
+    assert ledger.next_cycle() == 1
 
 
 def test_several_processes_may_open_a_new_ledger_at_once(tmp_path):
