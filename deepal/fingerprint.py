@@ -127,17 +127,27 @@ def _kept_arguments(value: Any) -> dict[str, Any]:
 
 
 def _described_weights(value: Any) -> dict[str, str]:
-    """A hash of the weights that an object was given with, where it is a torch module that has any."""
+    """Hashes of the weights and the layers that an object was given with, where it is a torch module that has any."""
     state = value.state_dict() if callable(getattr(value, "state_dict", None)) and hasattr(value, "parameters") else {}
-    return {"weights": _hash_of(state)} if state else {}
+    if not state:
+        return {}
+    return {"weights": _hash_of(state), "layers": blake2b(repr(value).encode(), digest_size=8).hexdigest()}
 
 
 def _hash_of(tensors: Mapping[str, Any]) -> str:
     hashed = blake2b(digest_size=8)
     for name, tensor in sorted(tensors.items()):
-        array = tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor
-        hashed.update(name.encode() + array.tobytes())
+        hashed.update(name.encode() + _bytes_of(tensor))
     return hashed.hexdigest()
+
+
+def _bytes_of(array: Any) -> bytes:
+    if "Uninitialized" in type(array).__name__:  # a lazy layer, whose weights are drawn later
+        return b""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        array = (array.float() if "bfloat16" in str(array.dtype) else array).numpy()
+    return array.tobytes()
 
 
 def _is_wrapping(argument: Any, made: type) -> bool:

@@ -3,19 +3,26 @@
 A signal is a named tensor with one row a sample. The names and shapes in use (B rows, C classes, D features):
 
     logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
-    target (B,)        gradient_embedding (B, C*D)  cycle (B,)
+    target (B,)        gradient_embedding (B, C*D)  cycle (B,)            group (B,)
+
+Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), probs (B, H, W, C).
 
 Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor
 
 Score = Callable[[Mapping[str, Tensor]], Tensor]
 """A row-wise function: the signals of some rows to one number each."""
+
+
+def voice_of(module: Any) -> Any:
+    """What says a module's signals, by methods of their names: the module itself, or what an `Adapter` lets speak."""
+    return getattr(module, "deepal_voice", module)
 
 
 class NonFiniteError(ValueError):

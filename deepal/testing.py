@@ -56,6 +56,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
         "gradient_embedding": gradients.gradient_embedding(error, embedding),
         "target": torch.randint(classes, (size,), generator=generator),
         "cycle": torch.zeros(size, dtype=torch.long),
+        "group": torch.randint(max(size, 1), (size,), generator=generator),
     }
 
 

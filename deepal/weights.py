@@ -27,7 +27,7 @@ _KINDS = (nn.Module, Optimizer, LRScheduler)
 
 def save(module: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
     """Write the weights of `module` atomically, with how to build it again and `notes` (plain values)."""
-    described = {key: value for key, value in fingerprint.describe(module).items() if key != "weights"}
+    described = {key: value for key, value in fingerprint.describe(module).items() if key not in ("weights", "layers")}
     metadata = {"module": described, "task": fingerprint.describe(getattr(module, "task", None))}
     tensors = {name: each.detach().cpu().contiguous().clone() for name, each in module.state_dict().items()}
     text = {"deepal": json.dumps({**metadata, **notes})}
@@ -68,9 +68,9 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     if not described:
         raise ValueError(f"{file} is not a whole file of weights; run its run again, which writes it anew.")
     if module is None:
-        module = _build(described["module"])()
-        task = {name: tuple(value) for name, value in described["task"].items() if name != "class"}
-        module.configure_network(Task(**task))
+        recipe = {key: value for key, value in described["module"].items() if key != "metrics"}  # not for inference
+        module = _build(recipe)()
+        module.configure_network(Task.from_json(described["task"]))
     load_into(module, file)
     return module.eval()
 

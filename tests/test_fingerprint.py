@@ -108,3 +108,18 @@ def test_sets_have_one_description_in_every_process():
 
 def _closure(rate):
     return lambda: rate
+
+
+def test_instances_of_other_layers_are_other_modules():
+    import torch
+    from torch import nn
+
+    def net(*layers):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(2, 2), *layers)
+
+    described = [describe(net(*layers)) for layers in ((nn.ReLU(),), (nn.Tanh(),), (nn.Dropout(0.1),), (nn.Dropout(0.9),))]
+    assert len({digest(each) for each in described}) == 4
+    assert describe(net(nn.ReLU())) == described[0]
+    assert describe(net().to(torch.bfloat16)) != describe(net())
+    assert describe(nn.Sequential(nn.LazyLinear(3)))

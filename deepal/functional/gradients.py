@@ -29,6 +29,21 @@ def logit_gradient(logits: Tensor) -> Tensor:
     return others.scatter(-1, predicted, -others.sum(-1, keepdim=True))
 
 
+def label_gradient(logits: Tensor) -> Tensor:
+    """Gradient of the binary cross-entropy to the *predicted* labels by the logits: sigmoid(z) - [z > 0], for each label.
+
+    It is -sign(z) sigmoid(-|z|), which keeps every digit on confident labels. With a linear head the gradient by its
+    weights factors as for classes, so BADGE's distances hold for many labels as they are.
+
+    Args: logits (..., L). Returns (..., L), within [-1/2, 1/2].
+
+    >>> label_gradient(torch.tensor([0.0, 10.0]))
+    tensor([ 5.0000e-01, -4.5398e-05])
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return torch.where(logits > 0, -1, 1) * torch.sigmoid(-logits.abs())
+
+
 def gradient_embedding(logit_gradient: Tensor, embedding: Tensor) -> Tensor:
     """The dense last-layer gradient: the outer product of both factors, flattened class by class (Ash et al., 2020).
 

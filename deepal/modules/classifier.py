@@ -1,6 +1,7 @@
 """`Classifier`: the supervised image classifier that the other modules vary."""
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class Classifier(LightningModule):
         optimizer: called with the parameters to train.
         scheduler: called with the optimizer; it steps once a training step. None: a constant learning rate.
         frozen: train the last layer alone; the features below it keep their weights and their batch norm statistics.
+        metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside accuracy, macro F1,
+            negative log-likelihood, calibration error and Brier score.
     """
 
     def __init__(
@@ -36,8 +39,12 @@ class Classifier(LightningModule):
         optimizer: Callable[[Iterable], Optimizer] = Adam,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         frozen: bool = False,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
+        for name in set(metrics or ()) & set(_metrics(2)):
+            raise ValueError(f"metrics={{'{name}': ...}} is measured already; give yours another name.")
+        self.metrics = dict(metrics.items()) if metrics else None  # of these, copies are used
         self.backbone, self.optimizer, self.scheduler, self.frozen = backbone, optimizer, scheduler, frozen
 
     def configure_network(self, task: Task) -> None:
@@ -47,8 +54,12 @@ class Classifier(LightningModule):
         if self.frozen:
             self.network.requires_grad_(False)
             self.network.head.requires_grad_(True)
-        self.validation_metrics = _metrics(len(task.classes), "val/")
-        self.test_metrics = _metrics(len(task.classes), "test/")
+        self.validation_metrics, self.test_metrics = (
+            MetricCollection(
+                {**_metrics(len(task.classes)), **deepcopy(self.metrics or {})}, prefix=prefix, compute_groups=False
+            )
+            for prefix in ("val/", "test/")
+        )
 
     # What it says of normalised images (B, channels, height, width)
 
@@ -137,16 +148,15 @@ class Classifier(LightningModule):
         metrics.update(self.probs(batch["input"]), batch["target"])
 
 
-def _metrics(classes: int, prefix: str) -> MetricCollection:
-    """What is measured on validation and test images, from class probabilities."""
-    metrics: dict[str, Metric] = {
+def _metrics(classes: int) -> dict[str, Metric]:
+    """What is always measured on validation and test images, from class probabilities."""
+    return {
         "accuracy": MulticlassAccuracy(classes, average="micro"),
         "macro_f1": MulticlassF1Score(classes, average="macro"),
         "nll": _MeanOver(_nll),
         "ece": MulticlassCalibrationError(classes),
         "brier": _MeanOver(_brier),
     }
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)
 
 
 class _MeanOver(Metric):

@@ -3,6 +3,7 @@
 from deepal.nn.convolutional import BatchBALDCNN, GalCNN
 from deepal.nn.mlp import MLP
 from deepal.nn.network import Network
+from deepal.nn.timm_network import Timm
 from deepal.nn.torchvision_network import ResNet18, ResNet34, ResNet50, Torchvision
 
-__all__ = ["MLP", "BatchBALDCNN", "GalCNN", "Network", "ResNet18", "ResNet34", "ResNet50", "Torchvision"]
+__all__ = ["MLP", "BatchBALDCNN", "GalCNN", "Network", "ResNet18", "ResNet34", "ResNet50", "Timm", "Torchvision"]

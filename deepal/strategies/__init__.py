@@ -3,7 +3,7 @@
 from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View
 from deepal.strategies.diversity import CoreSet, KMeans
 from deepal.strategies.gradient import BADGE
-from deepal.strategies.hybrid import Prefilter
+from deepal.strategies.hybrid import PerGroup, Prefilter
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
@@ -16,6 +16,7 @@ __all__ = [
     "KMeans",
     "LeastConfidence",
     "Margin",
+    "PerGroup",
     "Prefilter",
     "QueryStrategy",
     "Random",

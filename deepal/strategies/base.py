@@ -1,9 +1,9 @@
 """What a query strategy is: it reads signals and chooses rows. It never sees a model, a loader, a device or a file."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,18 +51,50 @@ class QueryStrategy(ABC):
         """
 
 
+@dataclass(frozen=True)
 class Acquisition(QueryStrategy):
     """A strategy that scores each row by itself and takes the highest: `score` runs inside the scan, batch by batch,
-    so only the scores are ever kept. Ties are broken by the generator."""
+    so only the scores are ever kept. Ties are broken by the generator.
+
+    Args: reduce: how the scores of a sample's sites (labels, pixels) become one. The mean of pixels asks for images that
+        are doubtful all over, the maximum for one doubtful pixel, the sum for much that is doubtful.
+    """
+
+    reduce: Literal["mean", "max", "sum"] = field(default="mean", kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.reduce not in _REDUCTIONS:
+            raise ValueError(f"{type(self).__name__}(reduce={self.reduce!r}) must be one of {', '.join(_REDUCTIONS)}.")
 
     @abstractmethod
     def score(self, signals: Mapping[str, Tensor]) -> Tensor:
-        """One finite number a row, higher is more informative, from the signals that `needs["pool"]` names."""
+        """One finite number a row, (B,), or a site, (B, ...), higher is more informative, from the signals that
+        `needs["pool"]` names."""
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        scores = view.pool.map(self.score, self.needs["pool"])
+        scores = view.pool.map(self._score_of_rows, self.needs["pool"])
         rows = top_k(scores, query_size, generator, by=repr(self))
         return Choice(rows, scores[rows])
+
+    def _score_of_rows(self, signals: Mapping[str, Tensor]) -> Tensor:
+        scores = self.score(signals)
+        return scores if scores.ndim == 1 else _REDUCTIONS[self.reduce](scores.flatten(1), 1)
+
+
+_REDUCTIONS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+
+
+def one_a_sample(strategy: QueryStrategy, *signals: Tensor) -> tuple[Tensor, ...]:
+    """The signals, for strategies that measure distances between samples. Raises ValueError, naming the strategy, where a
+    signal has sites: a sample is then many points, and which of them are compared is not for a strategy to guess."""
+    for signal in signals:
+        if signal.ndim != 2:
+            raise ValueError(
+                f"{strategy!r} compares samples by one vector each, and this module says one a site, of shape "
+                f"(samples, {', '.join(map(str, signal.shape[1:]))}); take a strategy that scores samples (Entropy, say), "
+                f"or a module whose embedding is pooled."
+            )
+    return signals
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor:

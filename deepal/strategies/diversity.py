@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from deepal.functional import coverage, neighbors
-from deepal.strategies.base import Choice, QueryStrategy, View
+from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class CoreSet(QueryStrategy):
     needs = {"pool": ("embedding",), "labeled": ("embedding",)}
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        return Choice(coverage.k_center(view.pool["embedding"], view.labeled["embedding"], query_size))
+        points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
+        return Choice(coverage.k_center(points, labeled, query_size))
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,6 @@ class KMeans(QueryStrategy):
     keeps_prefix = False
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        points = view.pool["embedding"]
+        (points,) = one_a_sample(self, view.pool["embedding"])
         centroids, cluster = neighbors.k_means(points, query_size, generator)
         return Choice(neighbors.medoids(points, centroids, cluster))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from deepal.strategies.base import Choice, Needs, QueryStrategy, View, choose
 
@@ -51,3 +52,50 @@ class Prefilter(QueryStrategy):
         if self.keep is not None:
             return max(self.keep, query_size)
         return round(query_size * (self.factor or 10))
+
+
+@dataclass(frozen=True)
+class PerGroup(QueryStrategy):
+    """What another strategy asks, but no more than `limit` images of one group (a patient, a video) in a query, as long as
+    there are others: images of one group say much the same.
+
+    Args: of: the strategy; limit: images of one group a query.
+    """
+
+    of: QueryStrategy
+    limit: int = 1
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise ValueError(f"PerGroup(limit={self.limit}) must be at least 1.")
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return {**self.of.needs, "pool": (*self.of.needs.get("pool", ()), "group")}
+
+    @property
+    def keeps_prefix(self) -> bool:  # type: ignore[override]
+        return self.of.keeps_prefix
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        """Longer and longer queries of `of`, until enough of one are within the limit; then its others, one more of each
+        group at a time."""
+        groups, state, asked = view.pool["group"], generator.get_state(), query_size
+        while True:
+            generator.set_state(state)  # the same coins for each length, so that longer queries begin like shorter ones
+            choice = choose(self.of, view, asked, generator)
+            turn = _occurrence(groups[choice.rows]) // self.limit
+            if int((turn == 0).sum()) >= query_size or asked >= len(view.pool):
+                first = turn.sort(stable=True).indices[:query_size]
+                return Choice(choice.rows[first], None if choice.scores is None else choice.scores[first])
+            asked *= 2
+
+
+def _occurrence(groups: Tensor) -> Tensor:
+    """(n,), how often the group of each row has come before."""
+    order = groups.sort(stable=True).indices
+    of_sorted = groups[order]
+    starts = torch.cat([torch.ones(1, dtype=torch.bool), of_sorted[1:] != of_sorted[:-1]])[: len(groups)]
+    row = torch.arange(len(groups))
+    first = torch.where(starts, row, 0).cummax(0).values if len(groups) else row
+    return torch.empty_like(row).index_copy_(0, order, row - first)

@@ -3,10 +3,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from deepal.modules import Classifier
 from deepal.nn import MLP, BatchBALDCNN, GalCNN, ResNet18
 from deepal.task import Task
+from deepal.weights import load_model
+from tests.runs import digits
 
 TASK = Task((1, 16, 16), ("a", "b", "c"), (0.5,), (0.25,))
 
@@ -116,3 +119,32 @@ def test_a_certain_and_wrong_prediction_has_a_finite_nll():
     module = classifier()
     module.test_metrics.update(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([1]))
     assert torch.isfinite(module.test_metrics.compute()["test/nll"])
+
+
+def test_metrics_of_the_configuration_are_measured_beside_ours(tmp_path):
+    metrics = {"top2": MulticlassAccuracy(10, top_k=2), "auroc": MulticlassAUROC(10)}
+    run = digits(tmp_path, module=Classifier(metrics=metrics), trainer={"max_steps": 20}, budget=30)
+    last = run.run()[-1].metrics
+    assert last["test/accuracy"] < last["test/top2"] <= 1
+    assert 0.5 < last["test/auroc"] <= 1
+    assert load_model(run.folder).probs(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert metrics["top2"]._update_count == 0  # copies are used
+    with pytest.raises(ValueError, match="'nll'"):
+        Classifier(metrics={"nll": MulticlassAUROC(10)})
+
+
+def test_metrics_come_from_a_file_too(tmp_path):
+    from deepal import cli
+
+    text = """
+module:
+  class_path: deepal.modules.Classifier
+  init_args:
+    metrics:
+      auroc: {class_path: torchmetrics.classification.MulticlassAUROC, init_args: {num_classes: 10}}
+budget: 40
+"""
+    (tmp_path / "config.yaml").write_text(text)
+    cli.run(["--config", str(tmp_path / "config.yaml"), "--trainer.max_steps", "3", "--root", str(tmp_path / "runs")])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "test/auroc" in (folder / "results.csv").read_text()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepal.nn import MLP, BatchBALDCNN, GalCNN, ResNet18, ResNet34, ResNet50, Torchvision
+from deepal.nn import MLP, BatchBALDCNN, GalCNN, ResNet18, ResNet34, ResNet50, Timm, Torchvision
 from deepal.nn.network import width_of
 
 
@@ -73,6 +73,16 @@ def test_the_layers_of_the_papers():
         ("conv", 32, 5), ("Dropout2d", 0.5), ("conv", 64, 5), ("Dropout2d", 0.5), ("linear", 1024, 128), ("Dropout", 0.5),
         ("linear", 128, 10),
     ]  # fmt: skip
+
+
+def test_a_model_of_timm_is_split_before_its_last_layer():
+    pytest.importorskip("timm")
+    network = Timm((1, 32, 32), 7, name="resnet10t").eval()
+    images = torch.rand(2, 1, 32, 32)
+    assert network.forward_features(images).shape == (2, network.head.in_features)
+    assert torch.equal(network(images), network.head(network.forward_features(images)))
+    with pytest.raises(ValueError, match=r"no model 'resnet18x'; the nearest is resnet18"):
+        Timm((3, 32, 32), 7, name="resnet18x")
 
 
 @pytest.mark.parametrize("network", [GalCNN, BatchBALDCNN])

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from deepal import strategies, testing
-from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, Margin, Prefilter, QueryStrategy, Random
+from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, Margin, PerGroup, Prefilter, QueryStrategy, Random
 from deepal.strategies.base import Acquisition, Choice
 
-NEEDS_ARGUMENTS = {Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))]}
+NEEDS_ARGUMENTS = {
+    Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))],
+    PerGroup: [PerGroup(Margin()), PerGroup(BADGE(), limit=2), PerGroup(Prefilter(Margin(), CoreSet(), keep=20))],
+}
 
 
 def exported() -> list[QueryStrategy]:
@@ -135,6 +138,29 @@ def test_a_prefilter_nests_and_chooses_from_its_short_list():
     kept = set(testing.select_from(Entropy(), signals, 50).rows.tolist())
     nested = Prefilter(Entropy(), Prefilter(Margin(), KMeans(), keep=20), keep=50)
     assert set(testing.select_from(nested, signals, 10).rows.tolist()) <= kept
+
+
+def test_a_group_is_asked_once_while_there_are_others():
+    signals = testing.made_up_signals(60, 3) | {"group": torch.arange(60) // 6}
+    rows = testing.select_from(PerGroup(Margin()), signals, 8).rows
+    assert len(set((rows // 6).tolist())) == 8
+    order = testing.select_from(Margin(), signals, 60).rows.tolist()  # brute force: down the list, skipping known groups
+    best = list({row // 6: row for row in reversed(order)}.values())
+    assert sorted(rows.tolist()) == sorted(sorted(best, key=order.index)[:8])
+    twice = testing.select_from(PerGroup(BADGE(), limit=2), signals, 25).rows // 6
+    assert torch.bincount(twice, minlength=10).min() >= 2  # ten groups of at most two, and five more
+    assert torch.bincount(twice).max() <= 4
+
+
+@pytest.mark.parametrize("reduce", ["median", ""])
+def test_a_reduction_that_there_is_not_is_refused(reduce):
+    with pytest.raises(ValueError, match=r"Entropy\(reduce=.*mean, max, sum"):
+        Entropy(reduce=reduce)
+
+
+def test_groups_that_cannot_be_limited_are_refused():
+    with pytest.raises(ValueError, match=r"PerGroup\(limit=0\)"):
+        PerGroup(Margin(), limit=0)
 
 
 @pytest.mark.parametrize("wrong", [{"keep": 5, "factor": 2}, {"keep": 0}, {"factor": 0.5}])
