@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import random
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
@@ -46,12 +44,10 @@ class ResumableFit(Callback):
         self.started(self._first)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch > self._first:
+        if trainer.current_epoch > self._first and trainer.is_global_zero:
             self._save(trainer, pl_module)
-        seed = seeds.derive(self.seed, "epoch", trainer.current_epoch)
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002  (what transforms of other people draw from)
-        random.seed(seed)
+        own_coins = (trainer.global_rank,) if trainer.global_rank else ()
+        seeds.set_global(seeds.derive(self.seed, "epoch", trainer.current_epoch, *own_coins))
 
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
         state = {

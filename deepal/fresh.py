@@ -39,6 +39,7 @@ def make_trainer(
             "enable_progress_bar": False,
             "enable_model_summary": False,
             "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,  # the loaders know their share
         }
     )
 

@@ -7,11 +7,8 @@ A cycle is a function of (config, seed, cycle, labeled positions in order), and 
 killed at any instant goes on, under the same command, as if nothing had happened.
 """
 
-import itertools
-import operator
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,18 +17,21 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from deepal import fingerprint, fresh, preflight, seeds, weights
-from deepal.callbacks import ResumableFit, StepProgress
+from deepal import fingerprint, fresh, preflight, seeds
+from deepal.bookkeeping import Books
+from deepal.cycle import Cycle
 from deepal.data.datamodule import ActiveDataModule
+from deepal.data.images import UnreadableError
 from deepal.data.initial import Balanced, Initial
 from deepal.fingerprint import NEUTRAL
-from deepal.ledger import Query, Result
+from deepal.ledger import Result
+from deepal.modules import Adapter
 from deepal.oracles import Answer, DatasetOracle, Oracle
-from deepal.run import Run
-from deepal.scan import Scan
-from deepal.signals import NonFiniteError, Signals
-from deepal.strategies.base import QueryStrategy, View, choose
-from deepal.watching import Watcher, Watchers, interruptible, quiet_lightning
+from deepal.probes import Probe
+from deepal.ranks import Ranks
+from deepal.run import Files, Run
+from deepal.strategies.base import QueryStrategy
+from deepal.watching import Watcher, Watchers, quiet_lightning
 
 
 @dataclass(kw_only=True)
@@ -45,6 +45,7 @@ class Learner:
         data: serves the images, and knows which are labeled.
         oracle: answers queries.
         initial: chooses the first labels.
+        probes: say of the module what it cannot say itself.
         trainer: options of `lightning.Trainer` for each cycle's fit, `{"max_epochs": 50, "accelerator": "gpu"}`.
             Without a length it is 300 steps.
         query_size: labels a cycle.
@@ -66,10 +67,11 @@ class Learner:
     """
 
     strategy: QueryStrategy
-    module: Callable[[], LightningModule]
+    module: Callable[[], LightningModule] | Adapter
     data: ActiveDataModule
     oracle: Oracle = field(default_factory=DatasetOracle)
     initial: Initial = field(default_factory=Balanced)
+    probes: list[Probe] = field(default_factory=list)
     trainer: Mapping[str, Any] = field(default_factory=dict)
     query_size: int = 10
     budget: int = field(default=100, metadata=NEUTRAL)
@@ -83,13 +85,12 @@ class Learner:
     def __post_init__(self) -> None:
         self.trainer = preflight.trainer_options(self.trainer)
         preflight.refuse_bad_settings(self)
-        self._watchers = Watchers()
 
     @property
     def folder(self) -> Path:
         """Where this run is kept."""
         parts = (
-            type(self.data).__name__,
+            self.data.title,
             type(self.strategy).__name__,
             f"seed{self.seed}",
             fingerprint.digest(fingerprint.describe(self)),
@@ -97,23 +98,20 @@ class Learner:
         return Path(self.root) / (self.name or "-".join(parts).lower())
 
     def run(self, watch: Sequence[Watcher] = ()) -> list[Result]:
-        """Run to the budget, or on from wherever it was left; a finished run is left as it is.
+        """Run to the budget, or on from wherever it was left; a finished run is left as it is. Where people answer, it ends
+        when they have to be waited for, and the same call goes on when they have answered.
 
         Args: watch: are told what happens, as it happens; one that fails is dropped and stops nothing.
         Returns what each cycle measured.
         """
-        with self._taken_up(watch) as run:
-            ledger = run.ledger
-            for cycle in itertools.count():
-                self._record(run, self.oracle.answer(ledger.unanswered(), self.data, self._seed("oracle")))
-                if ledger.unanswered():
-                    break  # people take their time: the same call goes on when they have answered
-                self.data.pool = run.pool(self._candidates, self.data.classes, cycle)
-                if not ledger.asked(cycle) and (ledger.result(cycle) is None or self._next_query_size()):
-                    self._cycle(run, cycle)
-                if not ledger.asked(cycle):
-                    break  # the last cycle trains and measures only
-            return ledger.results()
+        with self._taken_up(watch) as (cycle, books, ranks), ranks.unbroken():
+            while turn := ranks.decided(lambda: books.turn() if books else None):
+                try:
+                    cycle.carry_out(turn)
+                except UnreadableError as error:
+                    if books:
+                        books.set_aside(error)  # and the same cycle again, without them
+            return ranks.decided(lambda: books.ledger.results() if books else [])
 
     def ask(self, module: LightningModule | None = None) -> list[int]:
         """Positions to label next, for people who own their loop: those still open, or else what this cycle chooses.
@@ -121,193 +119,89 @@ class Learner:
         Args: module: one that they have trained on what is labeled; it is not trained or tested here. None: train one.
         Returns positions in the data set, in the order to ask; none where the budget is spent.
         """
-        with self._taken_up() as run:
-            if not run.ledger.unanswered():
-                cycle = next(cycle for cycle in itertools.count() if not run.ledger.asked(cycle))
-                self.data.pool = run.pool(self._candidates, self.data.classes, cycle)
-                if self._next_query_size():
-                    self._cycle(run, cycle, module)
-            return run.ledger.unanswered()
+        with self._taken_up(alone="ask") as (cycle, books, _):
+            assert books
+            while not books.ledger.unanswered() and (turn := books.next_turn()) and turn.query_size:
+                try:
+                    cycle.carry_out(turn, module)
+                except UnreadableError as error:
+                    books.set_aside(error)
+            return books.ledger.unanswered()
 
-    def tell(self, positions: Sequence[int], labels: Sequence[str | int | None], annotator: str = "user") -> None:
+    def tell(self, positions: Sequence[int], labels: Sequence[Any], annotator: str = "user") -> None:
         """Take answers to positions that were asked: names or numbers of classes, None for an abstention.
 
         Raises ValueError, and takes none, for a class that there is not, a position never asked, or unequal lengths.
         """
-        with self._taken_up() as run:
+        with self._taken_up(alone="tell") as (_, books, _):
+            assert books
             if len(positions) != len(labels):
                 raise ValueError(f"{len(positions)} positions came with {len(labels)} labels; one each is needed.")
-            names = [self._class_name(label) for label in labels]
+            if len(set(positions)) != len(positions):
+                raise ValueError(f"positions must be distinct, and {list(positions)} has some more than once.")
+            names = [None if label is None else self.data.label(label) for label in labels]
             statuses = ["abstained" if name is None else "labeled" for name in names]
             answers = zip(positions, names, statuses, strict=True)
-            self._record(run, [Answer(int(position), name, status, annotator) for position, name, status in answers])
-
-    # A cycle
-
-    def _cycle(self, run: Run, cycle: int, module: LightningModule | None = None) -> None:
-        """Fit, test, choose, and write down what was measured and asked, in one transaction.
-
-        Args: module: trained by somebody else, then neither fitted nor tested here.
-        """
-        trainer, result = self._fresh_trainer(run, cycle), run.ledger.result(cycle)
-        metrics: Mapping[str, float] = {}
-        seconds: dict[str, float] = {}
-        if module is None:
-            module, seconds = self._fitted(run, cycle, trainer)
-            metrics = result.metrics if result else self._tested(cycle, trainer, module)
-        query, reading = self._chosen(run, cycle, trainer, module)
-        if new := result is None:
-            answers = [answer for _, answer in run.ledger.answers(before=cycle)]
-            labels, validation = len(self.data.pool.labeled), len(self.data.validation_positions)
-            metrics = {**metrics, **_wrong_share(answers)}
-            result = Result(cycle, labels, len(answers), validation, metrics, seconds | reading)
-        run.ledger.ask(cycle, trainer.strategy.broadcast(query), result)
-        run.ledger.write_results(run.path / "results.csv")
-        if new:
-            self._watchers.tell("measured", result, run.ledger.results())
-
-    def _fitted(self, run: Run, cycle: int, trainer: Trainer) -> tuple[LightningModule, dict[str, float]]:
-        """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
-        module, file = self._fresh_module(run, cycle), run.weights(cycle)
-        notes = weights.notes(file)
-        if notes and notes["answers"] == self._answers_hash():
-            weights.load_into(module, file)
-            run.forget_files_before(cycle)
-            return module, notes["seconds"]
-        started = time.perf_counter()
-        preflight.refuse_untrainable(module)
-        if self.data.pool.labeled:
-            batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
-            self._watchers.tell("phase", cycle, "fit", fresh.steps_of(trainer, batches))
-            with interruptible():
-                trainer.fit(module, datamodule=self.data)
-        seconds = {"fit": time.perf_counter() - started}
-        weights.save(module, file, {"seconds": seconds, "answers": self._answers_hash()})
-        run.forget_files_before(cycle)
-        return module, seconds
-
-    def _tested(self, cycle: int, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:
-        self._watchers.tell("phase", cycle, "test", None)
-        return dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
-
-    def _chosen(self, run: Run, cycle: int, trainer: Trainer, module: LightningModule) -> tuple[Query, dict[str, float]]:
-        """The next query, and the seconds that reading and selecting took."""
-        query_size = self._next_query_size()
-        if not query_size:
-            return Query(), {"scan": 0.0, "select": 0.0}
-        started = time.perf_counter()
-        pool, generator = self.data.pool, torch.Generator().manual_seed(self._seed("select", cycle))
-        index = torch.tensor(pool.index)
-        if self.pool_subset is not None:
-            index = index[torch.randperm(len(index), generator=generator)[: self.pool_subset].sort().values]
-        self._watchers.tell("phase", cycle, "scan", len(index))
-        scan = self._scan(run, trainer, module)
-        known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
-        labeled = Signals(torch.tensor(pool.labeled, dtype=torch.long), scan, known)
-        try:
-            choice = choose(self.strategy, View(Signals(index, scan), labeled), query_size, generator)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"cycle {cycle}: {error} The ledger is whole.") from error
-        scores = None if choice.scores is None else tuple(choice.scores.tolist())
-        seconds = {"scan": scan.seconds, "select": time.perf_counter() - started - scan.seconds}
-        return Query(tuple(index[choice.rows].tolist()), scores), seconds
-
-    def _scan(self, run: Run, trainer: Trainer, module: LightningModule) -> Scan:
-        device = trainer.strategy.root_device
-        return Scan(
-            module=module.to(device),
-            data=self.data,
-            device=device,
-            precision=trainer.precision_plugin.forward_context,
-            folder=run.path,
-            advance=lambda done: self._watchers.tell("advance", done),
-        )
-
-    def _next_query_size(self) -> int:
-        """How many labels to ask for next: a query's worth, what the budget leaves, or what the pool holds."""
-        return max(0, min(self.query_size, self.budget - len(self.data.pool.labeled), len(self.data.pool)))
-
-    # Fresh parts, from the seeds of the cycle
-
-    def _fresh_module(self, run: Run, cycle: int) -> LightningModule:
-        torch.manual_seed(self._seed("weights", cycle))
-        module = fresh.make_module(self.module)
-        if hasattr(module, "configure_network"):
-            module.configure_network(self.data.task)
-        if self.warm_start and weights.notes(run.weights(cycle - 1)):
-            weights.load_into(module, run.weights(cycle - 1))
-        return module
-
-    def _fresh_trainer(self, run: Run, cycle: int) -> Trainer:
-        seed = self._seed("fit", cycle)
-        self.data.begin_cycle(seed)
-        resumable = ResumableFit(
-            run.fit_state(cycle), seed, of=self._answers_hash(), started=lambda epoch: run.ledger.fit(cycle, epoch)
-        )
-        progress = StepProgress(lambda steps: self._watchers.tell("advance", steps))
-        return fresh.make_trainer(self.trainer, run.path, run.curves(cycle), [resumable, progress])
-
-    def _answers_hash(self) -> str:
-        """A hash of what a fit learns from: weights trained on other answers, corrected since, are not this cycle's."""
-        return fingerprint.digest([self.data.pool.labeled, self.data.pool.labels])
-
-    def _seed(self, phase: str, *keys: int) -> int:
-        return seeds.derive(self.seed, phase, *keys)
+            books.take([Answer(int(position), name, status, annotator) for position, name, status in answers])
 
     # Before the first epoch
 
     @contextmanager
-    def _taken_up(self, watch: Sequence[Watcher] = ()) -> Iterator[Run]:
-        """Hold the run folder, begin the run in it or go on with it, and leave the process as it was found."""
-        self._watchers = Watchers(watch)
+    def _taken_up(
+        self, watch: Sequence[Watcher] = (), alone: str | None = None
+    ) -> Iterator[tuple[Cycle, Books | None, Ranks]]:
+        """Begin the run in its folder or go on with it, and leave the process as it was found. The first process holds the
+        folder and keeps the books; the others come to it.
+
+        Args: watch: watchers; alone: a method that one process alone can do.
+        """
         threads = torch.get_num_threads()
-        with Run.held(self.folder) as run, isolate_rng(), quiet_lightning():
+        with isolate_rng(), quiet_lightning(), ExitStack() as held:
+            folder = self.folder
+            trainer = preflight.refuse_broken_trainer(lambda: fresh.make_trainer(self.trainer, folder))
+            ranks = Ranks(trainer)
+            if alone:
+                preflight.refuse_several_processes(alone, ranks.processes)
             try:
                 torch.set_num_threads(self.threads)
-                self._begin(run)
-                self._watchers.tell("begin", run.path, self.budget, run.ledger.results())
-                yield run
-                run.export()
+                if not ranks.first:
+                    yield self._come(ranks), None, ranks
+                    return
+                run = held.enter_context(Run.held(self.folder))
+                books = Books(run, self, Watchers(watch))
+                self._begin(books, trainer, ranks.processes)
+                ranks.meet()
+                ranks.decided(lambda: (run.files, books.remembered()))
+                books.watchers.tell("begin", run.path, self.budget, run.ledger.results())
+                try:
+                    yield Cycle(self, run.files, ranks, books, books.watchers), books, ranks
+                    run.export()
+                finally:
+                    books.watchers.tell("end", run.path, run.ledger.results())
             finally:
-                self._watchers.tell("end", run.path, run.ledger.results())
                 torch.set_num_threads(threads)
 
-    def _begin(self, run: Run) -> None:
+    def _come(self, ranks: Ranks) -> Cycle:
+        """Meet the first process, and lay the data out as it has."""
+        ranks.meet()
+        files, remembered = ranks.decided(lambda: (Files(self.folder), None))
+        self.data.begin(seeds.derive(self.seed, "data"), 0, remembered)
+        return Cycle(self, files, ranks)
+
+    def _begin(self, books: Books, trainer: Trainer, processes: int) -> None:
         """Refuse what cannot work before anything trains; then ask the first labels, or go on with a run that has."""
-        config, manifest = fingerprint.describe(self), run.ledger.manifest()
-        run.refuse_another_config(config)
-        wanted = self.data.validation
-        validation = manifest.get("validation", round(wanted * self.budget) if wanted < 1 else int(wanted))
-        self.data.begin(self._seed("data"), validation)
-        self._candidates, images = self.data.pool.index, self.data.fingerprint()
-        run.refuse_other_images(images)
-        preflight.refuse_bad_needs(self.strategy, preflight.refuse_broken_module(lambda: self._fresh_module(run, 0)))
-        trainer = preflight.refuse_broken_trainer(lambda: fresh.make_trainer(self.trainer, run.path))
-        preflight.refuse_callbacks(trainer, validation, self.data.epoch_steps)
-        if not manifest:
-            first = self.initial.positions(self.data.pool, self.data, torch.Generator().manual_seed(self._seed("initial")))
-            self.data.pool.require_free(first)
-            preflight.refuse_bad_settings(self, first=len(first), pool=len(self.data.pool))
-            run.clear()
-            run.ledger.declare({"config": config, "data": images, "validation": validation}, Query(tuple(first)))
-        run.ledger.session(preflight.environment(trainer, self.threads))
-
-    def _record(self, run: Run, answers: Sequence[Answer]) -> None:
-        """Write answers down, or none of them where one is not of a class that there is."""
-        for answer in answers:
-            self._class_name(answer.label)
-        run.ledger.answer(answers)
-
-    def _class_name(self, label: str | int | None) -> str | None:
-        classes = self.data.classes
-        if label is None or (isinstance(label, str) and label in classes):
-            return label
-        if not isinstance(label, str | bool) and hasattr(label, "__index__") and 0 <= operator.index(label) < len(classes):
-            return classes[operator.index(label)]
-        raise ValueError(f"{label!r} is no class of {type(self.data).__name__}; its classes are {', '.join(classes)}.")
-
-
-def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:
-    """The share of labels that are wrong, where a simulation knows."""
-    known = [answer.wrong for answer in answers if answer.wrong is not None]
-    return {"labels/wrong": sum(known) / len(known)} if known else {}
+        config = fingerprint.describe(self)
+        books.lay_out(config)
+        alone = Cycle(self, books.run.files, Ranks())
+        module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
+        preflight.refuse_bad_needs(self.strategy, module, self.probes, grouped=self.data.groups([]) is not None)
+        preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
+        preflight.refuse_too_few(self.data, processes)
+        if books.is_new:
+            preflight.refuse_simulation(self.oracle, self.initial, self.data)
+            first = books.first_query()
+            labels = len(first.positions) + len(books.to_import())
+            preflight.refuse_bad_settings(self, first=labels, pool=len(self.data.candidates))
+            books.declare(config, first)
+        books.take_in(preflight.environment(trainer, self.threads, processes))
+        books.read(lambda: alone.rehearse(trainer, module))

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import platform
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,11 @@ from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from deepal import __version__
+from deepal.data.datamodule import ActiveDataModule
+from deepal.data.initial import Balanced, Initial
+from deepal.oracles import Oracle
+from deepal.probes import Probe
+from deepal.signals import voice_of
 from deepal.strategies.base import QueryStrategy
 
 OURS = (
@@ -24,12 +29,16 @@ OURS = (
 )  # fmt: skip
 """Options of a Trainer that the learner sets itself, or that would take a run apart."""
 
+_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+
+_READ_OFF = ("logits", "probs", "embedding", "logit_gradient")
 _KNOWN_OF_LABELED = {"target", "cycle"}
 
 
 class Settings(Protocol):
     """What is checked of a learner."""
 
+    data: ActiveDataModule
     query_size: int
     budget: int
     pool_subset: int | None
@@ -42,6 +51,10 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
 
     Args: first: how many initial labels there are; pool: how many images can be labeled, where that is known.
     """
+    if not isinstance(run.data, ActiveDataModule):
+        raise ValueError(
+            f"data={type(run.data).__name__} is none of deepal's; ActiveDataModule.over(...) takes any LightningDataModule."
+        )
     if run.name is not None and (
         run.name in ("", ".", "..") or len(Path(run.name).parts) != 1 or not run.name.isprintable()
     ):
@@ -64,22 +77,87 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         )
 
 
-def refuse_bad_needs(strategy: QueryStrategy, module: LightningModule) -> None:
-    """Raises ValueError where the strategy reads a signal that the module cannot say, and names modules that can."""
+def refuse_bad_needs(
+    strategy: QueryStrategy, module: LightningModule, probes: Sequence[Probe] = (), grouped: bool = False
+) -> None:
+    """Raises ValueError where the strategy reads a signal that nobody can say, and names modules that can.
+
+    Args: probes: say what the module cannot; grouped: whether the data has groups.
+    """
+    for probe in probes:
+        missing = [name for name in probe.asks if not callable(getattr(voice_of(module), name, None))]
+        if missing:
+            raise ValueError(f"{probe!r} asks {', '.join(missing)} of {type(module).__name__}, which cannot say it.")
+    said = {probe.says for probe in probes}
     for of, names in strategy.needs.items():
         for name in names:
-            if callable(getattr(module, name, None)) or (of == "labeled" and name in _KNOWN_OF_LABELED):
+            if name == "group" and not grouped:
+                raise ValueError(f"{strategy!r} needs groups, and the data has none; a manifest may have a column group.")
+            known = {"group"} | (_KNOWN_OF_LABELED if of == "labeled" else set())
+            if name in said | known or callable(getattr(voice_of(module), name, None)):
                 continue
+            if name in _READ_OFF:
+                raise ValueError(
+                    f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; Classifier can, and "
+                    f"Adapter({type(module).__name__}, head=...) reads it off the last linear layer, or give it a method "
+                    f"{name}(images)."
+                )
             able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
             raise ValueError(
                 f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
-                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}."
+                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or a probe."
             )
 
 
-def refuse_untrainable(module: LightningModule) -> None:
-    """Raises ValueError where a module lacks a step that a cycle takes."""
-    missing = [name for name in ("training_step", "configure_optimizers", "test_step") if not is_overridden(name, module)]
+def refuse_simulation(oracle: Oracle, initial: Initial, data: ActiveDataModule) -> None:
+    """Raises ValueError where true classes are wanted that nobody knows yet."""
+    if oracle.asks_people:
+        if isinstance(initial, Balanced):
+            raise ValueError(
+                f"initial={initial!r} reads the true classes, which nobody knows before people have said them; take "
+                f"initial=AtRandom(size), with size=0 where the labels that exist already are enough."
+            )
+        return
+    known, candidates = len(data.existing()), len(data.candidates)
+    if data.has_unlabeled() and known < candidates:
+        raise ValueError(
+            f"oracle={oracle!r} answers from the data, and {candidates - known} of its {candidates} images have no label; "
+            f"let people answer: oracle=FileOracle()."
+        )
+
+
+def refuse_too_few(data: ActiveDataModule, processes: int) -> None:
+    """Raises ValueError where there is not an image to measure for each process."""
+    for name, positions in (("test", data.test_positions), ("validation", data.validation_positions)):
+        if 0 < len(positions) < processes:
+            raise ValueError(
+                f"{len(positions)} {name} images are too few for {processes} processes; have one each at least."
+            )
+
+
+def refuse_unsynced(metrics: Sequence[Mapping[str, float]]) -> None:
+    """Raises ValueError where processes have measured different things. Args: metrics: of each process."""
+    for name, value in metrics[0].items():
+        others = [each.get(name) for each in metrics]
+        if any(repr(other) != repr(value) for other in others):
+            raise ValueError(
+                f"{name} is {', '.join(map(str, others))} in {len(metrics)} processes, each of which tests its share; "
+                f"log it with sync_dist=True, or as a metric of torchmetrics."
+            )
+
+
+def refuse_several_processes(method: str, processes: int) -> None:
+    """Raises ValueError where a method that belongs to one process is called in several."""
+    if processes > 1:
+        raise ValueError(
+            f"{method}() is for one process, and trainer asks for {processes}; use run(), or trainer.devices=1."
+        )
+
+
+def refuse_untrainable(module: LightningModule, tested: bool = True) -> None:
+    """Raises ValueError where a module lacks a step that a cycle takes. Args: tested: whether there are test images."""
+    steps = ("training_step", "configure_optimizers", *(["test_step"] if tested else []))
+    missing = [name for name in steps if not is_overridden(name, module)]
     if missing:
         raise ValueError(
             f"{type(module).__name__} has no {' and no '.join(missing)}, which a cycle calls; add it (what test_step logs "
@@ -139,7 +217,7 @@ def refuse_broken_trainer(make: Callable[[], Trainer]) -> Trainer:
 def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a Trainer as given: those left at their default dropped, numbers as numbers, a length where none is.
 
-    Raises ValueError for an option that a Trainer does not have, one that is ours, and more than one process.
+    Raises ValueError for an option that a Trainer does not have, one that is ours, and processes that are spawned.
     """
     if not isinstance(options, Mapping):
         raise ValueError(f"trainer={options!r} must be options of lightning.Trainer by name.")
@@ -154,10 +232,11 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"trainer.{name} is not for a run to choose; leave it out.")
     plain = {name: _number(value) for name, value in options.items()}
     given = {name: value for name, value in plain.items() if value is not None and value != known[name].default}
-    if str(given.get("strategy", "")).startswith(("ddp", "fsdp", "deepspeed")) or _processes(given) > 1:
+    strategy = str(given.get("strategy", "auto"))
+    if strategy not in _STRATEGIES:
         raise ValueError(
-            f"trainer.devices={given.get('devices', 'auto')} and trainer.strategy={given.get('strategy', 'auto')} ask for "
-            f"several processes, and deepal runs in one so far; leave trainer.strategy out and set trainer.devices=1."
+            f"trainer.strategy={strategy} is none that a run can go on with: its processes have to be started from outside "
+            f"or as copies of the command, with whole weights in each; take one of {', '.join(_STRATEGIES)}."
         )
     for name in ("max_steps", "max_epochs", "limit_train_batches", "limit_test_batches"):
         if given.get(name) == 0:
@@ -173,7 +252,7 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def environment(trainer: Trainer, threads: int) -> dict[str, Any]:
+def environment(trainer: Trainer, threads: int, processes: int) -> dict[str, Any]:
     """Where and with what a process takes up a run, and whether it can be repeated bit for bit there."""
     device = trainer.strategy.root_device
     return {
@@ -184,6 +263,7 @@ def environment(trainer: Trainer, threads: int) -> dict[str, Any]:
         "host": socket.gethostname(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": threads,
+        "processes": processes,
         "bit_exact": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
     }
 
@@ -197,12 +277,6 @@ def _number(value: Any) -> Any:
             except ValueError:
                 pass
     return value
-
-
-def _processes(options: Mapping[str, Any]) -> int:
-    devices = options.get("devices", 1)
-    devices = len(devices) if isinstance(devices, list) else devices
-    return options.get("num_nodes", 1) * (devices if isinstance(devices, int) and devices > 0 else 1)
 
 
 def _subclasses(of: type) -> Iterator[type]:

@@ -1,5 +1,6 @@
 """One pass of a module over images, that leaves no trace: signals by position, and scores that never keep signals."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,20 +14,29 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from deepal.signals import Score
+from deepal import seeds
+from deepal.data.images import UnreadableError
+from deepal.data.loading import Damaged, Share
+from deepal.probes import Probe
+from deepal.ranks import Ranks
+from deepal.signals import Score, voice_of
 
 
 class Scannable(Protocol):
     """A data module that serves any positions under the test transform."""
 
-    def scan_dataloader(self, positions: Tensor) -> Any: ...
+    @property
+    def candidates(self) -> Sequence[int]: ...
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any: ...
+    def scan_dataloader(self, positions: Tensor, share: Share) -> Any: ...
+
+    def scanned(self, batch: Any, device: torch.device) -> Any: ...
 
 
 @dataclass
 class Scan:
-    """Reads signals of a module: a `signals.Source`.
+    """Reads signals of a module: a `signals.Source`. Several processes read a share of the batches each, and all of them
+    have all rows in the end, so they must ask for the same, in the same order.
 
     Modes, buffers and the random states are afterwards as they were before. Signals come to the CPU; what does not fit into
     `memory` bytes is held in files in `folder`, which go with the signals.
@@ -35,6 +45,9 @@ class Scan:
         module: says each signal by a method of that name, or several at once by `say(images, names)`.
         data: serves the images.
         device: where the module is.
+        probes: say what the module cannot.
+        seed: of the probes' coins, the same in every pass.
+        ranks: the processes that read together.
         precision: the context that a forward pass runs in, for mixed precision.
         folder: where large signals go; None keeps all in memory.
         memory: bytes of signals held in memory; None for a sixth of what is free, because strategies make copies.
@@ -44,6 +57,9 @@ class Scan:
     module: nn.Module
     data: Scannable
     device: torch.device
+    probes: Sequence[Probe] = ()
+    seed: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
     precision: Callable[[], AbstractContextManager] = nullcontext
     folder: Path | None = None
     memory: int | None = None
@@ -53,47 +69,84 @@ class Scan:
     passes: int = field(default=0, init=False)
 
     def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Signals of `positions` (n,), a row each, in that order: {name: (n, ...)}."""
+        """Signals of `positions` (n,), a row each, in that order: {name: (n, ...)}.
+
+        Raises UnreadableError, when all was read, where images could not be.
+        """
         kept: dict[str, Tensor] = {}
 
-        def keep(rows: slice, said: dict[str, Tensor]) -> None:
+        def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
             if not kept:
                 kept.update(self._allocate(len(positions), said))
             for name, values in said.items():
-                kept[name][rows] = values
+                kept[name][rows] = values.to("cpu", kept[name].dtype)
 
         self._pass(positions, names, keep)
+        for each in kept.values():
+            self.ranks.add_up(each)
         return kept
 
     def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
-        """`score` of each position's signals, (n,), in fp32; the signals of a batch are gone with the batch."""
-        scores = torch.empty(len(positions))
+        """`score` of each position's signals, (n,), in fp32; the signals of a batch are gone with the batch.
 
-        def keep(rows: slice, said: dict[str, Tensor]) -> None:
-            scores[rows] = score(said)
+        Raises UnreadableError, when all was read, where images could not be.
+        """
+        scores = torch.zeros(len(positions))
+
+        def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
+            scores[rows] = score(said).to("cpu", torch.float32)
 
         self._pass(positions, names, keep)
+        self.ranks.add_up(scores)
         return scores
 
-    def _pass(self, positions: Tensor, names: tuple[str, ...], keep: Callable[[slice, dict[str, Tensor]], None]) -> None:
+    def _pass(self, positions: Tensor, names: tuple[str, ...], keep: Callable[[Tensor, dict[str, Tensor]], None]) -> None:
         started, done = time.perf_counter(), 0
+        ordered, row_of = positions.sort()
+        unreadable: dict[int, str] = {}
         with _untouched(self.module, self.device), torch.inference_mode():
-            # A set without rows still has a shape: one image tells it, and none is kept.
-            loader = self.data.scan_dataloader(positions) if len(positions) else self._one_image()
+            say = self._speaker(names)
+            wanted, loader = self._batches(positions)
             for batch in loader:
-                batch = {name: each.to(self.device, non_blocking=True) for name, each in batch.items()}
-                images = self.data.on_after_batch_transfer(batch, 0)["input"]
+                if isinstance(batch, Damaged):
+                    unreadable |= batch.reasons
+                    batch = batch.batch
+                if batch is None:
+                    continue
+                there = batch["position"]
+                images = self.data.scanned(batch, self.device)["input"]
                 with self.precision():
-                    said = _say(self.module, images, names)
-                rows = slice(done, min(done + len(images), len(positions)))
-                keep(rows, {name: each[: rows.stop - rows.start] for name, each in said.items()})
-                done = rows.stop
-                self.advance(done)
+                    said = say(images)
+                rows = row_of[torch.searchsorted(ordered, there)] if wanted else row_of[:0]
+                keep(rows, {name: each[: len(rows)] for name, each in said.items()})
+                done += len(rows)
+                self.advance(min(done * self.ranks.processes, len(positions)))
         self.passes += 1
         self.seconds += time.perf_counter() - started
+        if unreadable := self.ranks.together(unreadable):
+            raise UnreadableError(unreadable)
 
-    def _one_image(self) -> Any:
-        return self.data.scan_dataloader(torch.tensor([0]))
+    def _batches(self, positions: Tensor) -> tuple[bool, Any]:
+        """This process's batches; where it has none, an image that tells the shape of what is said, and is not wanted."""
+        loader = self.data.scan_dataloader(positions, Share(self.ranks.rank, self.ranks.processes))
+        if len(loader):
+            return True, loader
+        return False, self.data.scan_dataloader(torch.tensor(self.data.candidates[:1]), Share())
+
+    def _speaker(self, names: Sequence[str]) -> Callable[[Any], dict[str, Tensor]]:
+        """A function that says these signals of images: what a probe says with coins of its own, the rest by the module."""
+        readers: dict[str, Callable[[Any], Tensor]] = {}
+        for probe in self.probes:
+            if probe.says in names:
+                generator = torch.Generator().manual_seed(seeds.derive(self.seed, "probe", probe.says))
+                readers[probe.says] = probe.start(voice_of(self.module), generator)
+        theirs = [name for name in names if name not in readers]
+
+        def say(images: Any) -> dict[str, Tensor]:
+            said = _say(self.module, images, theirs) if theirs else {}
+            return {**said, **{name: read(images) for name, read in readers.items()}}
+
+        return say
 
     def _allocate(self, size: int, said: dict[str, Tensor]) -> dict[str, Tensor]:
         """Room for `size` rows of each signal, its bytes a row measured on what the first batch said."""
@@ -101,7 +154,7 @@ class Scan:
         memory = _free_memory() // 6 if self.memory is None else self.memory
         with torch.inference_mode(False):
             if self.folder is None or sum(needed.values()) <= memory:
-                return {name: torch.empty(size, *each.shape[1:], dtype=_kept_as(each)) for name, each in said.items()}
+                return {name: torch.zeros(size, *each.shape[1:], dtype=_kept_as(each)) for name, each in said.items()}
             return {name: self._mapped(name, size, each, sum(needed.values()), memory) for name, each in said.items()}
 
     def _mapped(self, name: str, size: int, like: Tensor, needed: int, memory: int) -> Tensor:
@@ -114,16 +167,17 @@ class Scan:
                 f"(Prefilter(by=Margin(), then=..., keep=10_000)), or scan a part of the pool (pool_subset=...)."
             )
         shape, dtype = (size, *like.shape[1:]), _kept_as(like)
-        path = self.folder / f".{name}-{self.passes}.signal"
+        path = self.folder / f".{name}-{self.passes}-{os.getpid()}.signal"
         mapped = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
         path.unlink()  # the file lives as long as its mapping: however this process ends, nothing is left behind
         return mapped.view(shape)
 
 
-def _say(module: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    if hasattr(module, "say"):
-        return module.say(images, names)
-    return {name: getattr(module, name)(images) for name in names}
+def _say(module: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    voice = voice_of(module)
+    if hasattr(voice, "say"):
+        return voice.say(images, names)
+    return {name: getattr(voice, name)(images) for name in names}
 
 
 def _kept_as(signal: Tensor) -> torch.dtype:

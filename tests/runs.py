@@ -44,10 +44,10 @@ class LoggingOracle(DatasetOracle):
 
     log: str = ""
 
-    def answer(self, positions, data, seed):
-        answers = super().answer(positions, data, seed)
+    def answer(self, questions, data, folder, seed):
+        answers = super().answer(questions, data, folder, seed)
         with Path(self.log).open("a") as file:
-            file.writelines(f"{position}\n" for position in positions)
+            file.writelines(f"{each.position}\n" for each in answers)
         return answers
 
 
@@ -112,7 +112,7 @@ def run_and_die(root: Path, where: str, turn: int, changes: dict[str, Any] | Non
 def _places() -> dict[str, tuple[Any, str, str]]:
     import torch
 
-    from deepal import folder, learner, scan, weights
+    from deepal import cycle, folder, scan, weights
 
     return {
         "before the intent": (ledger.Ledger, "ask", "before"),
@@ -125,7 +125,7 @@ def _places() -> dict[str, tuple[Any, str, str]]:
         "mid-scan": (scan, "_say", "before"),
         "between fit and its weights": (weights, "save", "before"),
         "between weights and test": (weights, "save", "after"),
-        "between test and scan": (learner.Learner, "_chosen", "before"),
+        "between test and scan": (cycle.Cycle, "_chosen", "before"),
     }
 
 

@@ -12,17 +12,22 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
-    {"learner", "run", "fresh", "weights", "scan", "preflight"},
+    {"learner", "cycle", "bookkeeping", "run", "fresh", "weights", "scan", "preflight"},
     {"strategies", "modules", "testing"},
-    {"functional", "signals", "nn", "data", "callbacks", "oracles", "ledger", "watching"},
-    {"seeds", "fingerprint", "task", "folder"},
+    {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks"},
+    {"seeds", "fingerprint", "task", "folder", "contact_sheet", "tables"},
 ]
 ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
-    "learner": {"run", "fresh", "weights", "scan", "preflight"},
+    "learner": {"cycle", "bookkeeping", "run", "fresh", "preflight"},
+    "cycle": {"bookkeeping", "run", "fresh", "weights", "scan", "preflight"},
+    "bookkeeping": {"run", "weights", "preflight"},
     "testing": {"strategies"},
     "ledger": {"oracles"},
-    "watching": {"ledger"},
+    "watching": {"ledger", "oracles"},
+    "ranks": {"data"},
+    "contact_sheet": {"folder"},
+    "tables": {"folder"},
 }
 PICTURE = {  # rooms that may know less than all that lies below
     "strategies": {"functional", "signals"},
@@ -30,19 +35,24 @@ PICTURE = {  # rooms that may know less than all that lies below
     "functional": set(),
     "signals": set(),
     "nn": set(),
-    "report": {"ledger", "watching"},
+    "probes": set(),
+    "report": {"contact_sheet", "ledger", "oracles", "task", "watching"},
 }
 OUTSIDE = {  # packages besides the standard library, where that is held small
     "functional": {"torch", "faiss"},
     "signals": {"torch"},
     "strategies": {"torch"},
-    "nn": {"torch", "torchvision"},
+    "nn": {"torch", "torchvision", "timm"},
+    "probes": {"torch"},
+    "ranks": {"torch", "lightning"},
+    "contact_sheet": {"torch", "PIL", "matplotlib"},
     "modules": {"torch", "lightning", "torchmetrics"},
     "ledger": set(),
     "oracles": set(),
     "watching": set(),
-    "seeds": set(),
+    "seeds": {"torch", "numpy"},
     "folder": set(),
+    "tables": set(),
     "fingerprint": set(),
     "cli": {"jsonargparse", "lightning"},
 }

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 import deepal
 from deepal import Learner, strategies
+from deepal.cycle import Cycle
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
 from deepal.ledger import INITIAL, Ledger, LedgerError
 from deepal.modules import Classifier
@@ -70,9 +71,9 @@ class Unread(TensorImages):
 
 
 class AllowingOracle(DatasetOracle):
-    def answer(self, positions, data, seed):
-        Unread.allowed |= set(positions)
-        return super().answer(positions, data, seed)
+    def answer(self, questions, data, folder, seed):
+        Unread.allowed |= {each.position for each in questions}
+        return super().answer(questions, data, folder, seed)
 
 
 @pytest.mark.parametrize("strategy", EVERY_STRATEGY, ids=repr)
@@ -96,7 +97,7 @@ def test_every_strategy_asks_images_of_the_pool(tmp_path, strategy):
     positions = book(learner).asked(0)
     assert len(positions) == 10
     assert all(0 <= position < 1200 for position in positions)
-    assert set(positions) <= set(learner._candidates)
+    assert set(positions) <= set(learner.data.candidates)
 
 
 def test_ranks_of_a_pool_subset_are_not_taken_for_positions(tmp_path):
@@ -110,7 +111,7 @@ def test_ranks_of_a_pool_subset_are_not_taken_for_positions(tmp_path):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_random_does_not_scan_and_a_prefilter_scans_twice(tmp_path):
+def test_random_reads_what_it_asks_and_a_prefilter_scans_twice(tmp_path):
     class Scans(Watcher):
         def __init__(self):
             self.images = 0
@@ -121,7 +122,7 @@ def test_random_does_not_scan_and_a_prefilter_scans_twice(tmp_path):
         def advance(self, done):
             self.images = max(self.images, done) if self.in_scan else self.images
 
-    for strategy, images in ((Random(), 0), (Prefilter(Margin(), CoreSet(), keep=50), 1177)):
+    for strategy, images in ((Random(), 10), (Prefilter(Margin(), CoreSet(), keep=50), 1177)):
         watcher = Scans()
         digits(tmp_path, strategy=strategy, data=Digits(epoch_steps=10, validation=3), **SHORT).run([watcher])
         assert watcher.images == images
@@ -156,13 +157,12 @@ def test_noise_is_recorded_and_trained_on(tmp_path):
     assert {answer.annotator for answer in answers} == {"noisy"}
 
 
-class Hesitant(Oracle):
+class Hesitant(DatasetOracle):
     """Abstains from every third image."""
 
-    def answer(self, positions, data, seed):
-        return [
-            Answer(each, None, "abstained") if each % 3 == 0 else Answer(each, data.true_label(each)) for each in positions
-        ]
+    def answer(self, questions, data, folder, seed):
+        answers = super().answer(questions, data, folder, seed)
+        return [Answer(each.position, None, "abstained") if each.position % 3 == 0 else each for each in answers]
 
 
 def test_an_abstention_is_asked_once_and_costs_no_label(tmp_path):
@@ -306,7 +306,6 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labe
         ({"pool_subset": 5}, "pool_subset=5"),
         ({"trainer": {"max_epoch": 3}}, r"trainer.max_epoch is no option .* did you mean trainer.max_epochs"),
         ({"trainer": {"logger": False}}, "trainer.logger is not for a run to choose"),
-        ({"trainer": {"devices": "2"}}, "trainer.devices=2"),
         ({"trainer": {"strategy": "ddp_spawn"}}, "ddp_spawn"),
         ({"trainer": {"precision": "bf16-true"}}, "bf16-mixed"),
         ({"trainer": {"precision": 64}}, "bf16-mixed"),
@@ -380,7 +379,7 @@ def test_corrected_answers_are_trained_on_although_weights_are_there(tmp_path, m
     assert wrong.ask() == first
     wrong.tell(first, [3] * 20)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "_tested", lambda *_: 1 / 0)
+        patch.setattr(Cycle, "_tested", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             wrong.run()  # ends there, with weights on the disk
     for learner in (right, wrong):
@@ -423,8 +422,8 @@ def test_a_ledger_that_cannot_be_read(tmp_path, content):
 
 
 class Confused(Oracle):
-    def answer(self, positions, data, seed):
-        return [Answer(position, "cat") for position in positions]
+    def answer(self, questions, data, folder, seed):
+        return [Answer(each.position, "cat") for each in questions]
 
 
 def test_an_oracle_that_answers_no_class_is_refused_and_nothing_is_written(tmp_path):

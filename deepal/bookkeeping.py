@@ -1,0 +1,291 @@
+"""What the first process of a run does alone: it keeps the ledger, asks the oracle, and says what comes next."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from deepal import preflight, seeds, tables, weights
+from deepal.data.datamodule import ActiveDataModule, Remembered
+from deepal.data.images import Part, UnreadableError
+from deepal.data.initial import Initial
+from deepal.data.pool import Pool
+from deepal.ledger import Query, Result
+from deepal.oracles import Answer, Oracle
+from deepal.oracles.base import unanswered
+from deepal.run import Run
+from deepal.task import Task
+from deepal.watching import Watchers
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+_FEW = 50
+
+
+class Settings(Protocol):
+    """What is read of a learner."""
+
+    data: ActiveDataModule
+    oracle: Oracle
+    initial: Initial
+    query_size: int
+    budget: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What every process has to know to do a cycle together.
+
+    Args:
+        cycle: its number.
+        pool: what is labeled, and what can be asked.
+        query_size: how many to ask; 0 in the last cycle, which trains and measures only.
+        unreadable: (part, position) of the images that cannot be read.
+        fitted: the seconds that its fit took, where that has been done already.
+        measured: what was measured already.
+        grown: what is known of the images, where there are more than before.
+    """
+
+    cycle: int
+    pool: Pool
+    query_size: int
+    unreadable: Sequence[tuple[Part, int]]
+    fitted: Mapping[str, float] | None
+    measured: Result | None
+    grown: Remembered | None
+
+
+class Books:
+    """The books of a run.
+
+    Args: run: held by this process; settings: of the learner; watchers: are told what is asked and answered.
+    """
+
+    def __init__(self, run: Run, settings: Settings, watchers: Watchers) -> None:
+        self.run, self.ledger, self.settings, self.watchers = run, run.ledger, settings, watchers
+        self.data = settings.data
+        self._found: list[tuple[Part, dict[int, tuple[str, str]]]] = []  # unreadable, before there is a run to write it to
+
+    # Taking up a run
+
+    @property
+    def is_new(self) -> bool:
+        return not self.ledger.manifest()
+
+    def lay_out(self, config: Mapping[str, Any]) -> None:
+        """Lay the data out as this run has it. Raises RunMismatchError, and RowsChangedError, where it is another."""
+        self.run.refuse_another_config(config)
+        self.data.begin(self._seed("data"), self.validation_size, self._remembered_by_name())
+        self.run.refuse_other_images(self.data.fingerprint())
+
+    @property
+    def validation_size(self) -> int:
+        """How many validation images a new run draws."""
+        wanted = self.data.validation
+        return round(wanted * self.settings.budget) if wanted < 1 else int(wanted)
+
+    def remembered(self) -> Remembered | None:
+        """What the run knows of its images; None before it has begun."""
+        if self.is_new:
+            return None
+        manifest, keys = self.ledger.manifest(), self.ledger.image_keys()
+        return Remembered(
+            begun_with=manifest["images"],
+            validation=manifest["validation"],
+            keys=np.frombuffer(keys, np.uint64).reshape(-1, 2) if keys else None,
+            task=Task.from_json(manifest["task"]) if manifest["task"] else None,
+            contents=self.ledger.contents(),
+            unreadable=self.ledger.unreadable(),
+        )
+
+    def _remembered_by_name(self) -> Remembered | None:
+        remembered = self.remembered()
+        return replace(remembered, names=self.ledger.image_names) if remembered else None
+
+    def first_query(self) -> Query:
+        """The first labels of a new run: images that can be read."""
+        while True:
+            generator = torch.Generator().manual_seed(self._seed("initial"))
+            pool = Pool(self.data.candidates)
+            pool.set_aside(self.to_import())
+            positions = self.settings.initial.positions(pool, self.data, generator)
+            pool.require_free(positions)
+            if not (reasons := self.data.unreadable(positions)):
+                return self._query(positions)
+            self.set_aside(UnreadableError(reasons))
+            if set(reasons) & set(getattr(self.settings.initial, "at", ())):
+                names = ", ".join(map(self.data.name, reasons))
+                raise ValueError(f"initial={self.settings.initial!r} gives images that cannot be read: {names}.")
+
+    def declare(self, config: Mapping[str, Any], first: Query) -> None:
+        """Write down what a new run is made of, and ask its first labels."""
+        self.run.files.clear()
+        task = self.data.task
+        manifest = {
+            "config": config, "data": self.data.fingerprint(), "validation": self.validation_size,
+            "images": self.data.begun_with, "task": asdict(task) if task else None,
+        }  # fmt: skip
+        keys = _bytes(self.data.keys())
+        self.ledger.declare(manifest, first, keys, self._names(0, len(keys) // 16), self._found)
+
+    def take_in(self, environment: Mapping[str, Any]) -> None:
+        """Record that a process has taken up the run, the images that have come to it since, and labels that exist."""
+        self._refuse_too_many_unreadable()
+        if 0 < len(self.data.test_positions) < _FEW:
+            log.warning("accuracy is measured on %d images, and says little.", len(self.data.test_positions))
+        self.ledger.session(environment)
+        self._record_growth()
+
+    # Cycles
+
+    def turn(self) -> Turn | None:
+        """Take what the oracle answers, and say what comes next; None where the run is over, or waits."""
+        self.remember_contents(self.data.newly_read())
+        self._take_answers()
+        oracle, questions = self.settings.oracle, self.ledger.questions()
+        turn = None if oracle.waits(questions) else self.next_turn()
+        if unanswered(questions) and not (turn and turn.query_size):  # the last model learns from all that was asked
+            self.watchers.tell("waits", oracle.request(questions, self.data))
+            return None
+        return turn
+
+    def next_turn(self) -> Turn | None:
+        """What comes next, as things are; None where the run is over."""
+        grown = self._grown()
+        cycle = self.ledger.next_cycle()
+        pool = self.run.pool(self.data.candidates, self.data.target, cycle)
+        query_size, result = self._query_size(pool), self.ledger.result(cycle)
+        if result is not None and result.answers != pool.digest():  # late or corrected answers: that was another model's
+            cycle, result = cycle + 1, None
+        if result is not None and not query_size:
+            return None
+        notes = weights.notes(self.run.files.weights(cycle))
+        fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
+        return Turn(cycle, pool, query_size, self.ledger.unreadable(), fitted, result, grown)
+
+    def write(self, turn: Turn, query: Query, result: Result) -> None:
+        """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""
+        new = turn.measured is None
+        named = self._query(query.positions, query.scores, query.predicted)
+        self.ledger.ask(turn.cycle, named, result if new else turn.measured)
+        self.run.export_tables()
+        if new:
+            self.watchers.tell("measured", result, self.ledger.results())
+
+    def take(self, answers: Sequence[Answer]) -> None:
+        """Write answers down, and the table of labels anew."""
+        self.ledger.answer(answers)
+        if answers:
+            self.run.export_tables()
+
+    def set_aside(self, error: UnreadableError) -> None:
+        """Record images that cannot be read. Raises ValueError where they are more than `data.max_bad_fraction` of all."""
+        reasons = {at: (self.data.name_in(error.part, at), reason) for at, reason in error.reasons.items()}
+        if self.is_new:
+            self._found.append((error.part, reasons))
+            self.data.set_aside([(part, position) for part, found in self._found for position in found])
+        else:
+            self.ledger.add_unreadable(error.part, reasons)
+            self.run.export_tables()
+            self.data.set_aside(self.ledger.unreadable())
+        listed = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.values())[:5])
+        log.warning("%d images cannot be read and are set aside (%s).", len(reasons), listed)
+        self._refuse_too_many_unreadable()
+
+    def _refuse_too_many_unreadable(self) -> None:
+        unreadable = self.ledger.quarantine() or [
+            {"id": name, "reason": reason} for _, found in self._found for name, reason in found.values()
+        ]
+        if len(unreadable) <= self.data.max_bad_fraction * len(self.data):
+            return
+        file = self.run.path / "quarantine.csv"
+        tables.write(file, list(unreadable[0]), unreadable)
+        last = "; ".join(f"{row['id']}: {row['reason']}" for row in unreadable[-5:])
+        raise ValueError(
+            f"{len(unreadable)} of {len(self.data)} images cannot be read, more than "
+            f"data.max_bad_fraction={self.data.max_bad_fraction} of them ({last}). All are in {file}: raise the fraction, "
+            f"or mend the files and start another run."
+        )
+
+    def read(self, what: Callable[[], T]) -> T:
+        """What `what` returns: done again, without them, for as long as it meets images that cannot be read."""
+        while True:
+            try:
+                return what()
+            except UnreadableError as error:
+                self.set_aside(error)
+
+    def remember_contents(self, hashes: Mapping[int, int]) -> None:
+        """Record hashes of the content of files that were read for the first time."""
+        if hashes:
+            self.ledger.add_contents(hashes)
+
+    def _take_answers(self) -> None:
+        """Ask the oracle, and write down what it says."""
+        oracle = self.settings.oracle
+        answers = self.read(lambda: oracle.answer(self.ledger.questions(), self.data, self.run.path, self._seed("oracle")))
+        for answer in answers:
+            if answer.label is not None:
+                self.data.label(answer.label)
+        self.take(answers)
+        new, readable = (
+            {answer.position for answer in answers},
+            [each for each in self.ledger.questions() if not each.unreadable],
+        )
+        for cycle in sorted({each.cycle for each in readable if each.position in new}):
+            self.watchers.tell("answered", cycle, [each for each in readable if each.cycle == cycle], self.data)
+
+    def _query_size(self, pool: Pool) -> int:
+        """How many labels to ask for next: a query's worth, what the budget leaves, or what the pool holds."""
+        open_ones = len(self.ledger.unanswered())
+        left = self.settings.budget - len(pool.labeled) - open_ones
+        return max(0, min(self.settings.query_size, left, len(pool)))
+
+    # Images that came later, and labels that came with them
+
+    def _grown(self) -> Remembered | None:
+        if not self.data.has_grown():
+            return None
+        self.data.begin(self._seed("data"), self.validation_size, self._remembered_by_name())
+        self._record_growth()
+        return self.remembered()
+
+    def _record_growth(self) -> None:
+        keys, known = _bytes(self.data.keys()), len(self.ledger.image_keys())
+        if len(keys) > known:
+            preflight.refuse_simulation(self.settings.oracle, self.settings.initial, self.data)
+            log.warning("%d images were added, and are in the pool.", (len(keys) - known) // 16)
+            self.ledger.add_images(keys[known:], self._names(known // 16, len(keys) // 16))
+        new = self.to_import()
+        if new:
+            answers = [Answer(at, self.data.true_label(at), annotator=self.data.annotator(at)) for at in new]
+            self.ledger.import_labels(self.ledger.next_cycle() - 1, self._query(new), answers)
+
+    def to_import(self) -> list[int]:
+        """Images whose label exists, where labels are not simulated, and that nobody was asked for."""
+        if not self.settings.oracle.asks_people:
+            return []
+        asked = {each.position for each in self.ledger.questions()}
+        return [position for position in self.data.existing() if position not in asked]
+
+    def _names(self, first: int, last: int) -> Iterator[str]:
+        return (self.data.name(position) for position in range(first, last))
+
+    def _query(
+        self,
+        positions: Sequence[int],
+        scores: tuple[float, ...] | None = None,
+        predicted: tuple[str | None, ...] | None = None,
+    ) -> Query:
+        return Query(tuple(positions), tuple(map(self.data.name, positions)), scores, predicted)
+
+    def _seed(self, phase: str) -> int:
+        return seeds.derive(self.settings.seed, phase)
+
+
+def _bytes(keys: np.ndarray | None) -> bytes:
+    return b"" if keys is None else keys.tobytes()

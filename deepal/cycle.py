@@ -1,0 +1,235 @@
+"""A cycle, as all processes of a run carry it out together: fit, test, choose. Its seeds are derived from the run's."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from deepal import fresh, preflight, seeds, weights
+from deepal.bookkeeping import Books, Turn
+from deepal.callbacks import ResumableFit, StepProgress
+from deepal.data.datamodule import ActiveDataModule
+from deepal.data.images import Part, UnreadableError
+from deepal.data.loading import Share
+from deepal.data.pool import Pool
+from deepal.ledger import Query, Result
+from deepal.oracles import Answer
+from deepal.probes import Probe
+from deepal.ranks import Ranks
+from deepal.run import Files
+from deepal.scan import Scan
+from deepal.signals import NonFiniteError, Signals, voice_of
+from deepal.strategies.base import QueryStrategy, View, choose
+from deepal.watching import Watchers, interruptible
+
+
+class Settings(Protocol):
+    """What is read of a learner."""
+
+    strategy: QueryStrategy
+    module: Callable[[], LightningModule]
+    data: ActiveDataModule
+    probes: list[Probe]
+    trainer: Mapping[str, Any]
+    pool_subset: int | None
+    warm_start: bool
+    seed: int
+
+
+class Cycle:
+    """Carries out the cycles of a run, one turn after another.
+
+    Args:
+        settings: of the learner.
+        files: of the run.
+        ranks: the processes that work together.
+        books: of the run, in the first of them.
+        watchers: are told how it goes.
+    """
+
+    def __init__(
+        self, settings: Settings, files: Files, ranks: Ranks, books: Books | None = None, watchers: Watchers | None = None
+    ) -> None:
+        self.settings, self.data, self.files, self.ranks = settings, settings.data, files, ranks
+        self.books, self.watchers = books, watchers or Watchers()
+        self._looked_at: set[tuple[Part, int]] = set()
+
+    def carry_out(self, turn: Turn, module: LightningModule | None = None) -> None:
+        """Fit, test, choose, and write down what was measured and asked, in one transaction.
+
+        Args: module: trained by somebody else, then neither fitted nor tested here.
+        Raises UnreadableError, in every process, where images that it needs cannot be read.
+        """
+        self._follow(turn)
+        self._look()
+        trainer = self._fresh_trainer(turn.cycle)
+        metrics, seconds = {}, {}
+        if module is None:
+            module, seconds = self._fitted(turn, trainer)
+            metrics = turn.measured.metrics if turn.measured else self._tested(turn.cycle, trainer, module)
+        query, reading = self._chosen(turn, trainer, module)
+        contents = self.ranks.together(self.data.newly_read())
+        self.data.recall(contents)
+        query = self.ranks.decided(lambda: query)
+        if self.books:
+            self.books.remember_contents(contents)
+            self.books.write(turn, query, self._result(self.books, turn, metrics, seconds | reading))
+
+    def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
+        """Choose one of a few images with the untrained module: what a strategy cannot read of it is refused here.
+
+        Raises UnreadableError where one of the images cannot be read.
+        """
+        self.data.pool = Pool(self.data.candidates)
+        view = self._view(torch.tensor(self.data.candidates[:16]), self._scan(0, trainer, module))
+        try:
+            choose(self.settings.strategy, view, 1, torch.Generator())
+        except NonFiniteError:
+            return  # it is not trained yet
+
+    def _follow(self, turn: Turn) -> None:
+        """Have the data as the first process has it."""
+        if turn.grown and not self.ranks.first:
+            self.data.begin(self._seed("data"), 0, turn.grown)
+        self.data.set_aside(turn.unreadable)
+        self.data.pool = turn.pool
+        self.data.share = Share(self.ranks.rank, self.ranks.processes)
+
+    def _look(self) -> None:
+        """Read what is trained and measured on once, before a fit waits for it. Raises UnreadableError where that fails."""
+        for part, positions in self.data.needed().items():
+            new = [position for position in positions if (part, position) not in self._looked_at]
+            if reasons := self.ranks.together(self.data.unreadable(new, part)):
+                raise UnreadableError(reasons, part)
+            self._looked_at.update((part, position) for position in new)
+
+    def _fitted(self, turn: Turn, trainer: Trainer) -> tuple[LightningModule, Mapping[str, float]]:
+        """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
+        module, file = self.fresh_module(turn.cycle), self.files.weights(turn.cycle)
+        if turn.fitted:
+            weights.load_into(module, file)
+            return module, turn.fitted
+        started = time.perf_counter()
+        preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
+        if self.data.pool.labeled:
+            batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
+            self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
+            with self.ranks.on_its_own(), interruptible():
+                trainer.fit(module, datamodule=self.data)
+            self.ranks.align(module)
+        seconds = {"fit": time.perf_counter() - started}
+        if self.ranks.first:
+            weights.save(module, file, {"seconds": seconds, "answers": self.data.pool.digest()})
+            self.files.forget_before(turn.cycle)
+        return module, seconds
+
+    def _tested(self, cycle: int, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:
+        if not self.data.test_positions:
+            return {}
+        self.watchers.tell("phase", cycle, "test", None)
+        with self.ranks.on_its_own(), interruptible():
+            metrics = dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
+        preflight.refuse_unsynced(self.ranks.each(metrics))
+        return metrics
+
+    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule) -> tuple[Query, dict[str, float]]:
+        """The next query, and the seconds that reading and selecting took."""
+        if not turn.query_size:
+            return Query(), {"scan": 0.0, "select": 0.0}
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(self._seed("select", turn.cycle))
+        index = torch.tensor(turn.pool.index)
+        if self.settings.pool_subset is not None:
+            index = index[torch.randperm(len(index), generator=generator)[: self.settings.pool_subset].sort().values]
+        self.watchers.tell("phase", turn.cycle, "scan", len(index))
+        scan = self._scan(turn.cycle, trainer, module)
+        view = self._view(index, scan)
+        try:
+            choice = choose(self.settings.strategy, view, turn.query_size, generator)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
+        predicted = self._predicted(view.pool.take(choice.rows), module)
+        scores = None if choice.scores is None else tuple(choice.scores.tolist())
+        seconds = {"scan": scan.seconds, "select": time.perf_counter() - started - scan.seconds}
+        return Query(tuple(index[choice.rows].tolist()), scores=scores, predicted=predicted), seconds
+
+    def _view(self, index: Tensor, scan: Scan) -> View:
+        """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
+        pool = self.data.pool
+        labeled = torch.tensor(pool.labeled, dtype=torch.long)
+        known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
+        groups = {name: self.data.groups(positions) for name, positions in (("pool", index), ("labeled", labeled))}
+        of_pool, of_labeled = ({} if each is None else {"group": each} for each in groups.values())
+        return View(Signals(index, scan, of_pool), Signals(labeled, scan, known | of_labeled))
+
+    def _predicted(self, chosen: Signals, module: LightningModule) -> tuple[str | None, ...] | None:
+        """What the model takes the chosen images for, where it can say. It has read each of them then, so that nobody is
+        asked for an image that cannot be."""
+        if not callable(getattr(voice_of(module), "probs", None)):
+            reasons = self.ranks.together(self.data.unreadable(chosen.positions.tolist()))
+            if reasons:
+                raise UnreadableError(reasons)
+            return None
+        try:
+            probs = chosen["probs"]
+        except NonFiniteError:
+            return None  # the strategy has not asked for them
+        if probs.ndim > (2 if self.data.classes else 3):  # pixels: nothing that fits into a line
+            return None
+        return tuple(self.data.label(each) for each in probs.argmax(-1).tolist())
+
+    def _scan(self, cycle: int, trainer: Trainer, module: LightningModule) -> Scan:
+        device = trainer.strategy.root_device
+        self.data.trainer = trainer  # which hooks of other people ask
+        return Scan(
+            module=module.to(device),
+            data=self.data,
+            device=device,
+            probes=self.settings.probes,
+            seed=self._seed("scan", cycle),
+            ranks=self.ranks,
+            precision=trainer.precision_plugin.forward_context,
+            folder=self.files.path,
+            advance=lambda done: self.watchers.tell("advance", done),
+        )
+
+    def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> Result:
+        answers = [answer for _, answer in books.ledger.answers(before=turn.cycle)]
+        labels, validation = len(turn.pool.labeled), len(self.data.validation_positions)
+        metrics = {**metrics, **_wrong_share(answers)}
+        return Result(turn.cycle, labels, len(answers), validation, metrics, seconds, turn.pool.digest())
+
+    # Fresh parts, from the seeds of the cycle
+
+    def fresh_module(self, cycle: int) -> LightningModule:
+        torch.manual_seed(self._seed("weights", cycle))
+        module = fresh.make_module(self.settings.module)
+        if hasattr(module, "configure_network"):
+            module.configure_network(self.data.task)
+        if self.settings.warm_start and weights.notes(self.files.weights(cycle - 1)):
+            weights.load_into(module, self.files.weights(cycle - 1))
+        return module
+
+    def _fresh_trainer(self, cycle: int) -> Trainer:
+        seed = self._seed("fit", cycle)
+        self.data.begin_cycle(seed)
+        resumable = ResumableFit(
+            self.files.fit_state(cycle),
+            seed,
+            of=self.data.pool.digest(),
+            started=lambda epoch: self.books.ledger.fit(cycle, epoch) if self.books else None,
+        )
+        progress = StepProgress(lambda steps: self.watchers.tell("advance", steps))
+        return fresh.make_trainer(self.settings.trainer, self.files.path, self.files.curves(cycle), [resumable, progress])
+
+    def _seed(self, phase: str, *keys: int) -> int:
+        return seeds.derive(self.settings.seed, phase, *keys)
+
+
+def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:
+    """The share of labels that are wrong, where a simulation knows."""
+    known = [answer.wrong for answer in answers if answer.wrong is not None]
+    return {"labels/wrong": sum(known) / len(known)} if known else {}

@@ -1,0 +1,174 @@
+"""Two processes (gloo) do what one does: real launches, on digits, with batch norm."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepal import Learner, preflight, seeds
+from deepal.data import Digits
+from deepal.data.loading import Evenly, InOrder, Share, Shuffled
+from deepal.ledger import Ledger
+from deepal.modules import Classifier
+from deepal.scan import Scan
+from deepal.signals import Signals
+from deepal.strategies import Margin
+from deepal.strategies.base import View, choose
+from tests import two_ranks
+from tests.runs import Outcome
+
+
+def launch(root, *killed):
+    """Run to the end, or until a process is killed: the other one has to end by itself."""
+    command = [sys.executable, "-m", "tests.two_ranks", str(root), *map(str, killed)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    root = tmp_path_factory.mktemp("two")
+    done = launch(root)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def read(root):
+    return [torch.load(root / f"rank{rank}.pt") for rank in (0, 1)]
+
+
+def test_every_rank_makes_the_same_picks(whole):
+    first, second = (ranks["chosen"] for ranks in read(whole))
+    assert len(first) == len(second) == 2
+    for ours, theirs in zip(first, second, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    book = Ledger(whole / "run" / "ledger.sqlite")
+    assert [ours["positions"][ours["rows"]].tolist() for ours in first] == [book.asked(0), book.asked(1)]
+
+
+def test_every_position_is_scanned_exactly_once(whole):
+    first, second = (ranks["passes"] for ranks in read(whole))
+    # rank 0 has rehearsed alone, before the other was there
+    for (positions, ours), (same, theirs) in zip(first[-len(second) :], second, strict=True):
+        assert torch.equal(positions, same)
+        assert torch.cat([ours, theirs]).sort().values.tolist() == positions.sort().values.tolist()
+    assert max(len(theirs) for _, theirs in second) > 400
+
+
+def alone(root, weights):
+    """One process with these weights, on the same data."""
+    learner = two_ranks.made(root, processes=1)
+    learner.data.begin(seeds.derive(0, "data"), Ledger(root / "run" / "ledger.sqlite").manifest()["validation"])
+    learner.module.configure_network(learner.data.task)
+    learner.module.load_state_dict(weights)
+    return learner
+
+
+def test_scan_and_selection_equal_one_process_with_the_same_weights(whole):
+    for recorded in read(whole)[0]["chosen"]:
+        weights = {name.removeprefix("weights "): each for name, each in recorded.items() if name.startswith("weights ")}
+        learner = alone(whole, weights)
+        pool = Signals(recorded["positions"], Scan(learner.module, learner.data, torch.device("cpu")))
+        assert all(torch.equal(pool[name], recorded[name]) for name in ("probs", "embedding"))
+        generator = torch.Generator()
+        generator.set_state(recorded["coins"])
+        choice = choose(two_ranks.STRATEGY, View(pool, pool.take(torch.tensor([0]))), 10, generator)
+        assert torch.equal(choice.rows, recorded["rows"])
+
+
+def test_test_metrics_count_every_image_once(whole):
+    learner = alone(whole, load_file(whole / "run" / "model.safetensors"))
+    hits = 0
+    for batch in learner.data.test_dataloader():
+        with torch.inference_mode():
+            probs = learner.module.eval().probs(learner.data.on_after_batch_transfer(batch, 0)["input"])
+        hits += int((probs.argmax(1) == batch["target"]).sum())
+    last = Ledger(whole / "run" / "ledger.sqlite").results()[-1]
+    assert last.metrics["test/accuracy"] == pytest.approx(hits / 597, abs=1e-7)
+
+
+def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_for_bit(whole, tmp_path):
+    for killed in ((1, "fit", 45), (0, "scan", 5), (1, "test", 1)):
+        done = launch(tmp_path, *killed)
+        assert done.returncode != 0
+        assert not (tmp_path / "run" / "model.safetensors").exists()
+    done = launch(tmp_path)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = two_ranks.made(tmp_path), two_ranks.made(whole)
+    assert Outcome.of(ours) == Outcome.of(theirs)
+    fits = [Ledger(root / "run" / "ledger.sqlite").fits() for root in (tmp_path, whole)]
+    assert fits[1] == [(0, 0), (1, 0), (2, 0)]
+    assert {cycle for cycle, _ in fits[0]} == {0, 1, 2}
+    assert (1, 1) in fits[0]  # the second cycle went on from its second epoch
+
+
+def test_processes_that_measured_their_share_alone_are_refused():
+    preflight.refuse_unsynced([{"test/accuracy": 0.5}, {"test/accuracy": 0.5}])
+    with pytest.raises(ValueError, match=r"test/accuracy is 0.6, 0.5 in 2 processes.*sync_dist=True"):
+        preflight.refuse_unsynced([{"test/accuracy": 0.6}, {"test/accuracy": 0.5}])
+
+
+def test_a_process_ends_soon_after_the_one_that_launched_it():
+    launch = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())])"
+    orphan = "import sys; from deepal.ranks import _end_with; print('here', flush=True); _end_with(int(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", launch, orphan], capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip() == "here"  # its output is closed: it has ended
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "deepspeed"])
+def test_strategies_that_cannot_be_resumed_are_refused(tmp_path, strategy):
+    with pytest.raises(ValueError, match=f"trainer.strategy={strategy}.*ddp"):
+        Learner(
+            strategy=Margin(),
+            module=Classifier(),
+            data=Digits(),
+            trainer={"devices": 2, "strategy": strategy},
+            root=tmp_path,
+        )
+
+
+@pytest.mark.parametrize(("size", "batch", "processes"), itertools.product([1, 5, 12, 597], [1, 4, 100], [1, 2, 3]))
+def test_shares_are_a_whole(size, batch, processes):
+    for sampler in (InOrder, Evenly):
+        parts = [list(sampler(size, batch, Share(rank, processes))) for rank in range(processes)]
+        rows = torch.cat([rows for part in parts for rows in part])
+        assert rows.sort().values.tolist() == list(range(size))
+        assert all(len(rows) <= batch + 1 for part in parts for rows in part)
+        assert all(len(rows) for part in parts for rows in part) or size < processes
+        lengths = [len(sampler(size, batch, Share(rank, processes))) for rank in range(processes)]
+        assert lengths == [len(part) for part in parts]
+        if sampler is Evenly:
+            assert len(set(lengths)) == 1
+        else:
+            whole = list(InOrder(size, batch))
+            assert all(
+                torch.equal(ours, whole[rank::processes][i])
+                for rank, part in enumerate(parts)
+                for i, ours in enumerate(part)
+            )
+    shuffled = [list(Shuffled(size, batch, 0, share=Share(rank, processes))) for rank in range(processes)]
+    assert len({tuple(map(len, part)) for part in shuffled}) == 1  # as many steps of as many rows
+    assert set(torch.cat([rows for part in shuffled for rows in part]).tolist()) == set(range(size))
+
+
+def test_the_command_line_launches_both_and_one_speaks(tmp_path):
+    """With an odd number of validation images, which both measure a part of."""
+    several = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "deepal",
+        "run",
+        "--budget",
+        "40",
+        "--data.validation",
+        "7",
+        "--trainer.max_steps",
+        "20",
+    ]
+    done = subprocess.run([*command, *several, "--root", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run folder") == 1
+    assert "40" in done.stdout

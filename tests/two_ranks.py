@@ -1,0 +1,92 @@
+"""A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN]`.
+
+Each process writes down what it read and what it chose. Where a rank, a place and a turn are given, that process is killed
+when it comes by the place for that time.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deepal import Learner, cycle, scan
+from deepal.data import Digits
+from deepal.modules import Classifier
+from deepal.nn import Network
+from deepal.strategies import BADGE, Margin, Prefilter
+
+STRATEGY = Prefilter(Margin(), BADGE(), keep=200)
+
+
+class Normed(Network):
+    """A hidden layer with batch norm and dropout."""
+
+    def __init__(self, input_shape, classes):
+        super().__init__()
+        width = input_shape[1] * input_shape[2]
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(width, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Linear(64, classes)
+
+    def forward_features(self, images):
+        return self.features(images)
+
+
+def made(root, processes=2):
+    several = {"accelerator": "cpu", "devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
+    data = Digits(epoch_steps=10, eval_batch_size=100, batch_size=8, validation=0)  # which would align batch norm
+    return Learner(
+        strategy=STRATEGY, module=Classifier(backbone=Normed), data=data, query_size=10, budget=40,
+        trainer={"max_steps": 30, **several}, root=root, name="run",
+    )  # fmt: skip
+
+
+def record(root, rank):
+    """Write down which positions this process reads in which pass, and what is chosen there from which signals."""
+    choose, batches = cycle.choose, scan.Scan._batches
+    passes, chosen, weights = [], [], {}
+
+    def recorded_choice(strategy, view, query_size, generator):
+        state = generator.get_state()
+        choice = choose(strategy, view, query_size, generator)
+        if isinstance(strategy, Prefilter) and len(view.pool) > 100:
+            pool = view.pool
+            signals = {name: pool[name] for name in ("probs", "embedding")}
+            chosen.append({"positions": pool.positions, "rows": choice.rows, "coins": state, **signals, **weights})
+        torch.save({"passes": passes, "chosen": chosen}, root / f"rank{rank}.pt")
+        return choice
+
+    def recorded_batches(self, positions):
+        wanted, loader = batches(self, positions)
+        read = list(loader)
+        weights.update({f"weights {name}": each.clone() for name, each in self.module.state_dict().items()})
+        passes.append((positions, torch.cat([batch["position"] for batch in read]) if wanted else positions[:0]))
+        return wanted, read
+
+    cycle.choose, scan.Scan._batches = recorded_choice, recorded_batches
+
+
+def kill_at(place, turn):
+    owner, name = {"fit": (Classifier, "training_step"), "scan": (scan, "_say"), "test": (Classifier, "test_step")}[place]
+    original, count = getattr(owner, name), 0
+
+    def deadly(*arguments):
+        nonlocal count
+        count += 1
+        if count == turn:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(owner, name, deadly)
+
+
+if __name__ == "__main__":
+    root, rank = Path(sys.argv[1]), int(os.environ.get("LOCAL_RANK", 0))
+    root.mkdir(parents=True, exist_ok=True)
+    if len(sys.argv) == 2:
+        record(root, rank)
+    elif rank == int(sys.argv[2]):
+        kill_at(sys.argv[3], int(sys.argv[4]))
+    made(root).run()
