@@ -33,7 +33,7 @@ DEFAULTS = {
 }
 """`deepal run` alone: BADGE with a small network on scikit-learn's digits."""
 
-_ALLOWED = ("deepal", "torch.optim", "torch.nn", "lightning.pytorch")
+_ALLOWED = ("deepal", "torch.optim", "torch.nn", "torchmetrics", "lightning.pytorch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,12 +66,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    from deepal.report import Curve, Display, SavedConfig, TensorBoard, WeightsAndBiases
+    from deepal.report import Curve, Display, QueryPictures, SavedConfig, TensorBoard, WeightsAndBiases
 
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
-    watchers: list[Any] = [SavedConfig(made.dump(config)), Display(), Curve(_title(learner))]
+    watchers: list[Any] = [SavedConfig(made.dump(config)), QueryPictures(), Curve(_title(learner)), Display()]
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]
     learner.run([*watchers, *(trackers[name]() for name in asked if name)])
@@ -123,7 +123,7 @@ def _learner(made: "ExplainingParser", config: Any) -> Any:
 
 
 def _title(learner: Any) -> str:
-    return f"{type(learner.strategy).__name__} on {type(learner.data).__name__}, seed {learner.seed}"
+    return f"{type(learner.strategy).__name__} on {learner.data.title}, seed {learner.seed}"
 
 
 def _is_a_sentence(error: BaseException) -> bool:

@@ -18,10 +18,11 @@ from deepal.data import EMNIST
 from deepal.ledger import Ledger
 from deepal.oracles import NoisyOracle
 from deepal.strategies import Margin, Prefilter
+from tests import own
 from tests.runs import digits
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = sorted([*(ROOT / "configs" / "data").glob("*.yaml"), *(ROOT / "configs" / "method").glob("*.yaml")])
 TINY = ["--trainer.max_steps", "2", "--query_size", "5", "--initial.per_class", "1", "--data.validation", "3"]
 SIZE = 300
 
@@ -73,6 +74,15 @@ def svhn(root, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", files)
 
 
+def own_images(root):
+    """Twenty images a class, and a manifest of them with groups of three."""
+    coin = np.random.default_rng(0)
+    images = coin.integers(0, 255, (SIZE, 8, 8), dtype=np.uint8)
+    paths = own.png_folder(root, images, [str(i % 10) for i in range(SIZE)])
+    rows = [{"path": path, "label": path[0], "group": f"video {i // 3}"} for i, path in enumerate(paths)]
+    own.write_manifest(root / "manifest.csv", rows)
+
+
 FILES = {
     "mnist": lambda root, _: gray(root / "MNIST" / "raw", "", 10),
     "fashion_mnist": lambda root, _: gray(root / "FashionMNIST" / "raw", "", 10),
@@ -85,6 +95,14 @@ FILES = {
         root, patch, torchvision.datasets.CIFAR100, "cifar-100-python", "fine_labels", 100, "fine_label_names"
     ),
     "svhn": svhn,
+    "image_folder": lambda root, _: own_images(root),
+    "manifest": lambda root, _: own_images(root),
+    "per_group": lambda root, _: own_images(root),
+}
+MORE = {
+    "image_folder": ["--data.image_size", "8"],
+    "manifest": ["--data.image_size", "8", "--data.manifest"],
+    "per_group": ["--data", "Manifest", "--data.image_size", "8", "--data.manifest"],
 }
 
 
@@ -95,12 +113,35 @@ def test_every_configuration_runs_a_cycle(path, tmp_path, monkeypatch, capsys):
     if path.stem in FILES:
         (tmp_path / "data").mkdir()
         FILES[path.stem](tmp_path / "data", monkeypatch)
+        more = MORE.get(path.stem, [])
+        arguments += [*more, str(tmp_path / "data" / "manifest.csv")] if "--data.manifest" in more else more
         arguments += ["--data.root", str(tmp_path / "data")]
     cli.run(arguments)
     (folder,) = (tmp_path / "runs").iterdir()
     assert [result.labels for result in Ledger(folder / "ledger.sqlite").results()] == [classes, classes + 5]
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     assert str(folder) in capsys.readouterr().out.replace("\n", "")
+
+
+def test_people_are_asked_and_told_what_to_do(tmp_path, capsys):
+    own_images(tmp_path / "data")
+    for file in (tmp_path / "data").rglob("*.png"):
+        file.rename(tmp_path / "data" / file.name)
+    arguments = [
+        *("--config", str(ROOT / "configs/data/image_folder.yaml"), "--config", str(ROOT / "configs/oracle/people.yaml")),
+        *("--data.root", str(tmp_path / "data"), "--data.class_names", "[cat,dog]", "--data.image_size", "8"),
+        *("--data.num_workers", "0", "--trainer.max_steps", "2", "--root", str(tmp_path / "runs"), "--name", "labeling"),
+    ]
+    cli.run(arguments)
+    folder = tmp_path / "runs" / "labeling"
+    told = " ".join(capsys.readouterr().out.split())
+    assert "20 images wait for people: look at query.png, fill in the column label of query.csv" in told
+    text = (folder / "query.csv").read_text().splitlines()
+    (folder / "answers.csv").write_text("\n".join([text[0], *(f"{row}cat" for row in text[1:])]))
+    cli.run(arguments)
+    assert "accuracy - with 20 labels" in " ".join(capsys.readouterr().out.split())  # nothing to test on, and a next query
+    assert len((folder / "query.csv").read_text().splitlines()) == 51
+    assert (folder / "queries" / "first.png").exists()
 
 
 def test_the_letters_of_emnist_are_twenty_six(tmp_path):

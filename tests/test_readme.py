@@ -46,5 +46,5 @@ def test_ci_runs_the_two_lines():
 def test_what_it_links_to_is_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
-    for option in re.findall(r"--config (\S+)", README):
+    for option in re.findall(r"--config (configs/\S+)", README):
         assert (ROOT / option).exists()

@@ -2,7 +2,8 @@
 
 from deepal.report.curve import Curve
 from deepal.report.display import Display
+from deepal.report.queries import QueryPictures
 from deepal.report.saved_config import SavedConfig
 from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
 
-__all__ = ["Curve", "Display", "SavedConfig", "TensorBoard", "Tracker", "WeightsAndBiases"]
+__all__ = ["Curve", "Display", "QueryPictures", "SavedConfig", "TensorBoard", "Tracker", "WeightsAndBiases"]

@@ -25,7 +25,7 @@ class Display(Watcher):
             TextColumn("cycle {task.fields[cycle]:>3}  {task.description:<6}"), BarColumn(), MofNCompleteColumn(),
             TimeElapsedColumn(), TextColumn("{task.fields[so_far]}"), console=self.console, transient=True,
         )  # fmt: skip
-        self.so_far = ""
+        self.so_far = self.sentence = ""
 
     def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
         self.console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
@@ -50,12 +50,17 @@ class Display(Watcher):
         if not self.console.is_terminal:  # nothing moves there: a line a cycle tells that it lives
             self.console.print(f"cycle {result.cycle:>3}  {self.so_far}", highlight=False)
 
+    def waits(self, sentence: str) -> None:
+        self.sentence = sentence
+
     def end(self, folder: Path, results: Sequence[Result]) -> None:
         if self.progress.live.is_started:
             self.progress.stop()
         if results:
             self.console.print(table(results))
             self.console.print(f"results, labels, curve and model: {folder}", soft_wrap=True, highlight=False)
+        if self.sentence:
+            self.console.print(f"{self.sentence}\nThe folder is {folder}", soft_wrap=True, highlight=False, style="bold")
 
 
 def table(results: Sequence[Result]) -> Table:

@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from PIL import Image
 
 from deepal.ledger import Result
+from deepal.oracles import Question
+from deepal.report import queries
+from deepal.task import Catalog
 from deepal.watching import Watcher
 
 
@@ -24,7 +29,7 @@ class Tracker(Watcher):
         """The logger of a run."""
 
     def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
-        self._logger = self.logger(folder)
+        self.folder, self._logger = folder, self.logger(folder)
         for each in results:
             self.measured(each, results)
 
@@ -32,6 +37,14 @@ class Tracker(Watcher):
         seconds = {f"seconds/{phase}": value for phase, value in result.seconds.items()}
         self._logger.log_metrics({**result.metrics, **seconds, "n_labels": result.labels}, step=self.step(result))
         self._logger.save()
+
+    def answered(self, cycle: int, questions: Sequence[Question], data: Catalog) -> None:
+        if picture := queries.draw(self.folder, cycle, questions, data):
+            self.show(picture, cycle)
+
+    @abstractmethod
+    def show(self, picture: Path, cycle: int) -> None:
+        """Show a picture of what a cycle asked."""
 
     def step(self, result: Result) -> int:
         """Where on the horizontal axis a result belongs."""
@@ -48,6 +61,16 @@ class TensorBoard(Tracker):
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         return TensorBoardLogger(folder, name=None, version="tensorboard")
 
+    def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
+        super().begin(folder, budget, results)
+        for cycle in range(-1, len(results)):
+            if (picture := queries.file_of(folder, cycle)).exists():
+                self.show(picture, cycle)
+
+    def show(self, picture: Path, cycle: int) -> None:
+        board: Any = self._logger.experiment
+        board.add_image("queries", np.asarray(Image.open(picture)), max(cycle, 0), dataformats="HWC")
+
 
 class WeightsAndBiases(Tracker):
     """A Weights & Biases run named as the run folder (offline with WANDB_MODE=offline).
@@ -63,6 +86,10 @@ class WeightsAndBiases(Tracker):
         run: Any = logger.experiment
         run.define_metric("*", step_metric="n_labels")
         return logger
+
+    def show(self, picture: Path, cycle: int) -> None:
+        logger: Any = self._logger
+        logger.log_image("queries", [str(picture)], step=max(cycle, 0))
 
     def step(self, result: Result) -> int:
         return result.cycle  # its own axis is `n_labels`; steps that it has seen already are ignored there

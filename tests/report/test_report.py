@@ -1,11 +1,16 @@
 import io
+from typing import ClassVar
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
+from deepal import contact_sheet
 from deepal.ledger import Result
-from deepal.report import Curve, Display, TensorBoard, WeightsAndBiases
+from deepal.report import Curve, Display, QueryPictures, TensorBoard, WeightsAndBiases
+from deepal.strategies import Margin
 from tests.runs import digits
 
 RESULTS = [
@@ -60,6 +65,34 @@ def test_tensorboard_shows_metrics_against_labels_and_once_only(tmp_path):
     events = accumulator.EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("test/accuracy")] == [20, 30, 40]
     assert {"seconds/fit", "n_labels"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("queries")] == [0, 0, 1]  # first labels, and two queries
+
+
+def test_queries_are_drawn_with_what_was_predicted_and_answered(tmp_path):
+    class Counts(QueryPictures):
+        asked: ClassVar[list] = []
+
+        def answered(self, cycle, questions, data):
+            self.asked.append((cycle, [(each.score, each.predicted, each.answer.label) for each in questions]))
+            super().answered(cycle, questions, data)
+
+    shown([Counts()], tmp_path, strategy=Margin())
+    (folder,) = tmp_path.iterdir()
+    assert sorted(file.name for file in (folder / "queries").iterdir()) == ["000.png", "first.png"]
+    (first, initial), (cycle, query) = Counts.asked
+    assert (first, cycle, len(initial), len(query)) == (-1, 0, 20, 10)
+    assert all(score is None and predicted is None for score, predicted, _ in initial)
+    assert all(0 <= score <= 1 and predicted in "0123456789" for score, predicted, _ in query)
+    picture = np.asarray(Image.open(folder / "queries" / "000.png").convert("RGB")).reshape(-1, 3)
+    wrong = sum(predicted != label for _, predicted, label in query)
+    assert ((picture == contact_sheet.ALARM).all(1).any()) == bool(wrong)
+
+
+def test_a_sheet_has_a_page_a_hundred(tmp_path):
+    tiles = lambda some: [contact_sheet.Tile(torch.rand(3, 5, 9), f"{each}\nlong {'name ' * 20}") for each in some]  # noqa: E731
+    contact_sheet.draw_pages(list(range(230)), tiles, tmp_path / "sheet.png")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["sheet-2.png", "sheet-3.png", "sheet.png"]
+    assert Image.open(tmp_path / "sheet.png").size > Image.open(tmp_path / "sheet-3.png").size
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
