@@ -1,6 +1,7 @@
 """A command line parser whose refusals are sentences: what was typed, and what was probably meant."""
 
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Iterable
@@ -33,12 +34,32 @@ def _explained(message: str, options: Iterable[str]) -> str:
         return f"there is no '{unknown}'{where}{_nearest(unknown, _exported())}."
     if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
         return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."
+    if missing := _found(r"arguments are required: (\w+)", text):
+        return f"--{_owner_of(missing)}{missing} is missing; give it a value."
+    if given := _found(r"(?:Got|Given) value: (\S+)$", text):
+        kinds = dict.fromkeys(
+            re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", text.partition("Given")[0])
+        )
+        expected = ", or ".join(literal or kind for literal, kind in kinds if kind not in ("NoneType", "list"))
+        if expected:
+            return f"--{key} takes {expected}, and was given {given}."
     return f"{text}."
 
 
 def _found(pattern: str, text: str) -> str | None:
     match = re.search(pattern, text)
     return next(group for group in match.groups() if group) if match else None
+
+
+def _owner_of(option: str) -> str:
+    """Where in the configuration a class stands that cannot do without this option: `data.`, say."""
+    rooms = {"data.": deepal.data, "strategy.": deepal.strategies, "oracle.": deepal.oracles, "module.": deepal.modules}
+    for owner, room in rooms.items():
+        for made in (each for name, each in vars(room).items() if name[0].isupper() and isinstance(each, type)):
+            needed = inspect.signature(made).parameters.get(option)
+            if needed is not None and needed.default is needed.empty:
+                return owner
+    return ""
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ A cycle is a function of (config, seed, cycle, labeled positions in order), and 
 killed at any instant goes on, under the same command, as if nothing had happened.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -165,6 +166,7 @@ class Learner:
             try:
                 torch.set_num_threads(self.threads)
                 if not ranks.first:
+                    logging.getLogger("deepal").setLevel(logging.ERROR)  # one voice is enough
                     yield self._come(ranks), None, ranks
                     return
                 run = held.enter_context(Run.held(self.folder))

@@ -268,6 +268,21 @@ def test_a_missing_folder_names_the_option(tmp_path, monkeypatch):
             cli.run(["--data", "MNIST", "--data.root", str(tmp_path / folder), "--root", str(tmp_path / "runs")])
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--data ImageFolder", "--data.root is missing"),
+        ("--strategy PerGroup", "--strategy.of is missing"),
+        ("--query_size five", "--query_size takes int, and was given five"),
+        ("--logger foo", "--logger takes 'tensorboard', 'wandb', and was given foo"),
+        ("--data ImageFolder --data.root x --data.channels 2", "channels takes 1, 3, and was given 2"),
+    ],
+)
+def test_what_is_missing_or_of_another_type_is_said_by_name(words, says):
+    with pytest.raises(SystemExit, match=says):
+        cli.run(words.split())
+
+
 def test_a_package_of_theirs_is_allowed_when_they_say_so(tmp_path):
     with pytest.raises(SystemExit, match="--allow-import tests"):
         cli.run(["--module", "tests.test_learner.Foreign"])

@@ -17,7 +17,7 @@ from deepal.scan import Scan
 from deepal.signals import Signals
 from deepal.strategies import Margin
 from deepal.strategies.base import View, choose
-from tests import two_ranks
+from tests import own, two_ranks
 from tests.runs import Outcome
 
 
@@ -172,3 +172,53 @@ def test_the_command_line_launches_both_and_one_speaks(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("run folder") == 1
     assert "40" in done.stdout
+
+
+PROJECT = """
+import sys
+from pathlib import Path
+from deepal import Learner
+from deepal.data import AtRandom, ImageFolder
+from deepal.modules import Classifier
+from deepal.oracles import DatasetOracle, FileOracle
+from deepal.strategies import Margin
+
+root, oracle = Path(sys.argv[1]), {"people": FileOracle(), "data": DatasetOracle()}[sys.argv[2]]
+data = ImageFolder(
+    root=str(root / sys.argv[2]), test_share=0.2 if sys.argv[2] == "data" else 0, class_names=list("0123456789"),
+    image_size=28, channels=1, validation=0, epoch_steps=10, eval_batch_size=16, max_bad_fraction=0.5,
+)
+several = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "max_steps": 20}
+Learner(
+    strategy=Margin(), module=Classifier(), data=data, oracle=oracle, initial=AtRandom(10), query_size=5, budget=20,
+    trainer=several, root=root, name="run " + sys.argv[2],
+).run()
+"""
+
+
+@pytest.mark.slow
+def test_people_and_broken_files_in_two_processes(tmp_path):
+    images, labels = own.scans(100)
+    truth = {path[2:]: path[0] for path in own.png_folder(tmp_path / "people", images, labels)}
+    for path in list((tmp_path / "people").rglob("*.png")):
+        path.rename(tmp_path / "people" / path.name)
+    broken = own.png_folder(tmp_path / "data", images, labels)[::5]
+    for path in broken:
+        own.truncate(tmp_path / "data" / path)
+    (tmp_path / "project.py").write_text(PROJECT)
+
+    def run(kind):
+        command = [sys.executable, str(tmp_path / "project.py"), str(tmp_path), kind]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return Ledger(tmp_path / f"run {kind}" / "ledger.sqlite")
+
+    assert [each.labels for each in run("data").results()] == [10, 15, 20]
+    assert {row["id"] for row in run("data").quarantine()} == set(broken)
+    for labels in (0, 10, 15, 20):
+        book, folder = run("people"), tmp_path / "run people"
+        assert (book.results()[-1].labels if labels else 0) == labels
+        asked = (folder / "query.csv").read_text().splitlines()[1:] if labels < 20 else []
+        with (folder / "answers.csv").open("a") as file:
+            file.write("" if labels else "id,label\n")
+            file.writelines(f"{row.split(',')[0]},{truth[row.split(',')[0]]}\n" for row in asked)

@@ -76,7 +76,7 @@ class FileSet(ActiveDataModule):
                 f"name them all: data.class_names='[cat,dog]'."
             )
         _refuse_unknown(table, classes)
-        if absent := [name for name in classes if name not in table.labels.distinct]:
+        if any(table.labels.distinct) and (absent := [name for name in classes if name not in table.labels.distinct]):
             log.warning("%s: no image is labeled %s.", self.title, ", ".join(absent))
         images = FileImages(table, classes, self.image_size, self.channels)
         return ImageSet(images, images, classes)
