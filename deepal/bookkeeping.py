@@ -15,7 +15,7 @@ from deepal.data.initial import Initial
 from deepal.data.pool import Pool
 from deepal.ledger import Query, Result
 from deepal.oracles import Answer, Oracle
-from deepal.oracles.base import unanswered
+from deepal.oracles.base import IMPORTED, unanswered
 from deepal.run import Run
 from deepal.task import Task
 from deepal.watching import Watchers
@@ -68,6 +68,7 @@ class Books:
     def __init__(self, run: Run, settings: Settings, watchers: Watchers) -> None:
         self.run, self.ledger, self.settings, self.watchers = run, run.ledger, settings, watchers
         self.data = settings.data
+        self._measured: set[str] = set()  # by this process: hashes of labels
         self._found: list[tuple[Part, dict[int, tuple[str, str]]]] = []  # unreadable, before there is a run to write it to
 
     # Taking up a run
@@ -160,6 +161,8 @@ class Books:
         pool = self.run.pool(self.data.candidates, self.data.target, cycle)
         query_size, result = self._query_size(pool), self.ledger.result(cycle)
         if result is not None and result.answers != pool.digest():  # late or corrected answers: that was another model's
+            if not query_size and pool.digest() in self._measured:
+                return None  # an oracle that cannot make up its mind
             cycle, result = cycle + 1, None
         if result is not None and not query_size:
             return None
@@ -169,6 +172,7 @@ class Books:
 
     def write(self, turn: Turn, query: Query, result: Result) -> None:
         """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""
+        self._measured.add(result.answers)
         new = turn.measured is None
         named = self._query(query.positions, query.scores, query.predicted)
         self.ledger.ask(turn.cycle, named, result if new else turn.measured)
@@ -262,7 +266,9 @@ class Books:
             self.ledger.add_images(keys[known:], self._names(known // 16, len(keys) // 16))
         new = self.to_import()
         if new:
-            answers = [Answer(at, self.data.true_label(at), annotator=self.data.annotator(at)) for at in new]
+            answers = [
+                Answer(at, self.data.true_label(at), annotator=self.data.annotator(at), source=IMPORTED) for at in new
+            ]
             self.ledger.import_labels(self.ledger.next_cycle() - 1, self._query(new), answers)
 
     def to_import(self) -> list[int]:

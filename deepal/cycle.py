@@ -77,6 +77,7 @@ class Cycle:
         if self.books:
             self.books.remember_contents(contents)
             self.books.write(turn, query, self._result(self.books, turn, metrics, seconds | reading))
+            self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
         """Choose one of a few images with the untrained module: what a strategy cannot read of it is refused here.
@@ -123,7 +124,6 @@ class Cycle:
         seconds = {"fit": time.perf_counter() - started}
         if self.ranks.first:
             weights.save(module, file, {"seconds": seconds, "answers": self.data.pool.digest()})
-            self.files.forget_before(turn.cycle)
         return module, seconds
 
     def _tested(self, cycle: int, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:

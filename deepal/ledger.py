@@ -38,7 +38,7 @@ CREATE TABLE queries (
     predicted TEXT, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
-    label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, time TEXT NOT NULL,
+    label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, source TEXT NOT NULL, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
 _TABLES = ("manifest", "sessions", "fits", "results", "images", "contents", "unreadable", "queries", "answers")
@@ -265,7 +265,7 @@ class Ledger:
         """All that was asked, in the order of asking, with every answer to it."""
         answers: dict[int, list[Answer]] = {}
         for position, *fields in self._db.execute(
-            "SELECT position, label, status, annotator, seconds, wrong FROM answers ORDER BY id"
+            "SELECT position, label, status, annotator, seconds, wrong, source FROM answers ORDER BY id"
         ):
             answers.setdefault(position, []).append(_answer(position, *fields))
         rows = self._db.execute(
@@ -285,7 +285,7 @@ class Ledger:
         """(cycle, answer) of each position that a cycle before this one asked, in the order of asking; of several
         answers to one position the last."""
         rows = self._db.execute(
-            "SELECT cycle, position, label, status, annotator, answers.seconds, wrong "
+            "SELECT cycle, position, label, status, annotator, answers.seconds, wrong, source "
             "FROM queries JOIN answers USING (position) "
             "WHERE cycle < ? AND answers.id IN (SELECT max(id) FROM answers GROUP BY position) ORDER BY cycle, rank",
             (before,),
@@ -305,8 +305,8 @@ class Ledger:
     def labels(self) -> list[dict[str, Any]]:
         """Every answer with what was asked, in the order of asking; of several to one image the last counts."""
         return self._rows(
-            "SELECT item AS id, label, annotator, cycle, time, rank, score, status, answers.seconds, predicted, position "
-            "FROM answers JOIN queries USING (position) ORDER BY cycle, rank, answers.id"
+            "SELECT item AS id, label, annotator, cycle, time, rank, score, status, answers.seconds, predicted, source, "
+            "position FROM answers JOIN queries USING (position) ORDER BY cycle, rank, answers.id"
         )
 
     def quarantine(self) -> list[dict[str, Any]]:
@@ -361,9 +361,9 @@ class Ledger:
 
     def _write_answers(self, answers: Sequence[Answer]) -> None:
         self._db.executemany(
-            "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO answers VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
-                (each.position, each.status, each.label, each.annotator, each.seconds, each.wrong, _now())
+                (each.position, each.status, each.label, each.annotator, each.seconds, each.wrong, each.source, _now())
                 for each in answers
             ],
         )
@@ -383,9 +383,9 @@ class Ledger:
 
 
 def _answer(
-    position: int, label: str | None, status: Any, annotator: str, seconds: float | None, wrong: int | None
+    position: int, label: str | None, status: Any, annotator: str, seconds: float | None, wrong: int | None, source: str
 ) -> Answer:
-    return Answer(position, label, status, annotator, seconds, None if wrong is None else bool(wrong))
+    return Answer(position, label, status, annotator, seconds, None if wrong is None else bool(wrong), source)
 
 
 def _now() -> str:

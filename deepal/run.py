@@ -12,7 +12,7 @@ from deepal.data.pool import Pool
 from deepal.ledger import Ledger
 
 LABELS = (
-    "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "position",
+    "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "source", "position",
 )  # fmt: skip
 """The columns of `labels.csv`."""
 
@@ -48,7 +48,7 @@ class Files:
 
     def forget_before(self, cycle: int) -> None:
         """Remove weights and states of earlier cycles: the run goes on from the later ones."""
-        for folder_of_cycle in (self.path / "cycles").iterdir():
+        for folder_of_cycle in (self.path / "cycles").glob("*"):
             if int(folder_of_cycle.name) < cycle:
                 shutil.rmtree(folder_of_cycle, ignore_errors=True)
 

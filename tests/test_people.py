@@ -531,3 +531,66 @@ def test_half_a_row_is_no_row_yet(tmp_path):
     run = learner(20)
     run.run()
     assert len(run.data.candidates) == 90
+
+
+def test_one_image_under_two_spellings_is_refused_and_nothing_goes_round_in_circles(tmp_path):
+    learner, truth, folder = small(tmp_path, budget=10)
+    learner.run()
+    given = {item: truth[item] for item in open_items(folder)}
+    answer(folder, given)
+    before = learner.run()
+    first = next(iter(given))
+    answer(folder, given | {first + " ": "8" if truth[first] != "8" else "9"})
+    assert learner.run() == before
+    assert len(rows(folder / "refused.csv")) == 2
+
+
+class Undecided(DatasetOracle):
+    """Says another class each time."""
+
+    def answer(self, questions, data, folder, seed):
+        first = questions[0]
+        label = "9" if first.answer and first.answer.label == "8" else "8"
+        return [*super().answer(questions[1:], data, folder, seed), Answer(first.position, label)]
+
+
+def test_an_oracle_that_cannot_make_up_its_mind_ends(tmp_path):
+    learner = small(tmp_path, oracle=Undecided(), budget=10)[0]
+    assert 1 <= len(learner.run()) <= 3
+
+
+def test_every_change_of_a_row_counts_whoever_made_it(tmp_path):
+    learner, truth, folder = small(tmp_path)
+    learner.run()
+    items = open_items(folder)
+    for label, annotator in (("9", ""), ("8", "Ada"), ("9", ""), ("8", "Bob")):
+        given = [
+            {"id": item, "label": label if item == items[0] else truth[item], "annotator": annotator} for item in items
+        ]
+        own.write_manifest(folder / "answers.csv", given)
+        learner.run()
+        taken = [row for row in rows(folder / "labels.csv") if row["id"] == items[0]]
+        assert (taken[-1]["label"], taken[-1]["annotator"]) == (label, annotator or "people")
+    assert [row["label"] for row in taken] == ["9", "8", "9", "8"]
+
+
+@pytest.mark.parametrize("late", [{"split": "test", "group": "g3"}, {"split": "val", "group": ""}])
+def test_rows_of_a_split_that_come_later_move_nothing(tmp_path, late, caplog):
+    images, labels = own.scans(102)
+    paths = own.png_folder(tmp_path / "own", images, labels)
+    table = [{"path": each, "label": each[0], "split": "", "group": f"g{i // 2}"} for i, each in enumerate(paths)]
+    manifest = own.write_manifest(tmp_path / "own" / "manifest.csv", table[:100])
+
+    def learner(budget):
+        data = Manifest(manifest=str(manifest), **{**DATA, "validation": 10})
+        return small(tmp_path, data=data, oracle=DatasetOracle(), budget=budget)[0]
+
+    first = learner(15)
+    first.run()
+    own.write_manifest(manifest, [*table[:100], {**table[100], **late}])
+    second = learner(20)
+    assert [each.labels for each in second.run()] == [10, 15, 20]
+    assert second.data.validation_positions == first.data.validation_positions
+    assert second.data.test_positions == first.data.test_positions
+    assert second.data.candidates == first.data.candidates
+    assert "came later" in caplog.text

@@ -96,17 +96,23 @@ class FileSet(ActiveDataModule):
         self._recorded = torch.zeros_like(images.seen)
         splits, labeled = images.splits(), images.targets(np.arange(len(images))).numpy() != UNLABELED
         begun = np.arange(len(images)) < (len(images) if begun_with is None else begun_with)
-        tested = splits == SPLITS["test"]
-        if not tested[begun].any():
-            tested |= begun & labeled & (splits == SPLITS[""]) & self._drawn_by_name(images)
-        validation = splits == SPLITS["val"]
-        for name, part in (("test", tested), ("val", validation)):
-            if (part & ~labeled).any():
-                nameless = images.name(int(np.flatnonzero(part & ~labeled)[0]))
+        sides = {name: begun & (splits == SPLITS[name]) for name in ("test", "val")}
+        for name, side in sides.items():
+            if (side & ~labeled).any():
+                nameless = images.name(int(np.flatnonzero(side & ~labeled)[0]))
                 raise ValueError(f"{nameless} is in the split {name} and has no label; what is measured needs one.")
+        tested, validation = sides["test"], sides["val"]
+        if not tested.any():
+            tested = begun & labeled & (splits == SPLITS[""]) & self._drawn_by_name(images)
         apart = tested | validation
         if (groups := images.groups(np.arange(len(images)))) is not None:
             apart |= np.isin(groups.numpy(), groups.numpy()[apart])  # with each image its group, labeled or not
+        late = ~begun & (splits >= SPLITS["val"])
+        if late.any():
+            log.warning(
+                "%d images of the splits val and test came later: a run keeps those it began with.", int(late.sum())
+            )
+            apart |= late
         return ImageSet(
             images, images, classes,
             candidates=torch.from_numpy(np.flatnonzero(~apart)),
@@ -350,4 +356,8 @@ def _has_no_end(file: Path) -> bool:
 
 
 def _modified(path: str | Path) -> int:
-    return os.stat(path).st_mtime_ns  # noqa: PTH116
+    """When a file or folder was changed last; -1 where it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except FileNotFoundError:
+        return -1

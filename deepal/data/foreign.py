@@ -73,7 +73,7 @@ class OverDataModule(ActiveDataModule):
     def load(self) -> ImageSet:
         theirs = self.datamodule
         theirs.prepare_data()
-        theirs.setup("fit")
+        self._set_up("fit")
         train = _map_style(theirs, "train_dataloader")
         if train is None:
             raise ValueError(f"{self.title}.train_dataloader gives no loader, and there must be something to label.")
@@ -87,9 +87,15 @@ class OverDataModule(ActiveDataModule):
         _refuse_target(train.dataset, self.target_in_item, self.title)
         items = ForeignItems(train.dataset, read, train.collate_fn, self.target_in_item)
         self._val_items = self._others("val_dataloader")
-        theirs.setup("test")
+        self._set_up("test")
         nothing = ForeignItems([], [], train.collate_fn, self.target_in_item)
         return ImageSet(items, self._others("test_dataloader") or nothing, tuple(self.class_names or ()))
+
+    def _set_up(self, stage: str) -> None:
+        """With the same coins each time: splits that are drawn there are the same then."""
+        with isolate_rng():
+            seeds.set_global(0)
+            self.datamodule.setup(stage)
 
     def fingerprint(self) -> str:
         """A hash of 64 items spread evenly, read with the same coins each time."""

@@ -8,6 +8,9 @@ from typing import Literal
 
 from deepal.task import Catalog
 
+IMPORTED = "imported"
+"""The source of an answer that was there before anybody was asked."""
+
 Status = Literal["labeled", "abstained", "invalid"]
 
 
@@ -22,6 +25,7 @@ class Answer:
         annotator: who said so.
         seconds: how long it took, where that is known.
         wrong: whether the label is known to be wrong, which only a simulation can say.
+        source: by which way it came, where there are several.
     """
 
     position: int
@@ -30,6 +34,7 @@ class Answer:
     annotator: str = "dataset"
     seconds: float | None = None
     wrong: bool | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal
 
 from deepal import contact_sheet, tables
 from deepal.contact_sheet import Tile
-from deepal.oracles.base import Answer, Oracle, Question, unanswered
+from deepal.oracles.base import IMPORTED, Answer, Oracle, Question, Status, unanswered
 from deepal.task import Catalog
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,10 @@ class FileOracle(Oracle):
 
     def answer(self, questions: Sequence[Question], data: Catalog, folder: Path, seed: int) -> list[Answer]:
         rows = _rows(folder / ANSWERS) if (folder / ANSWERS).exists() else []
-        by_item, times = {each.item: each for each in questions}, Counter(row["id"] for _, row in rows)
+        by_item = {each.item: each for each in questions}
+        for _, row in rows:
+            row["id"] = row["id"] if row["id"] in by_item else row["id"].strip()
+        times = Counter(row["id"] for _, row in rows)
         answers, refused = [], []
         for line, row in rows:
             try:
@@ -61,7 +64,8 @@ class FileOracle(Oracle):
     def waits(self, questions: Sequence[Question]) -> bool:
         if self.partial == "wait" or not questions:
             return super().waits(questions)
-        last = [each for each in questions if each.cycle == questions[-1].cycle and not each.unreadable]
+        asked = [each for each in questions if not (each.answers and each.answers[0].source == IMPORTED)]
+        last = [each for each in asked if each.cycle == asked[-1].cycle and not each.unreadable]
         return bool(last) and len(unanswered(last)) == len(last)
 
     def request(self, questions: Sequence[Question], data: Catalog) -> str:
@@ -77,14 +81,13 @@ def _answers(row: Mapping[str, str], times: int, questions: Mapping[str, Questio
     item, label, annotator = row["id"], row["label"], row.get("annotator", "").strip() or "people"
     if times > 1:
         raise ValueError(f"'{item}' is there {times} times; leave one row of each image")
-    question = questions.get(item) or questions.get(item.strip())
+    question = questions.get(item)
     if question is None:
         raise ValueError(f"there is no image '{item}'" if data.position(item) is None else f"'{item}' was never asked")
     name = _class(label, data)
-    answer = Answer(
-        question.position, name, "labeled" if name else "abstained", annotator, _seconds(row.get("seconds", ""))
-    )
-    before = [each for each in question.answers if each.annotator == annotator] or list(question.answers)
+    status: Status = "labeled" if name else "abstained"
+    answer = Answer(question.position, name, status, annotator, _seconds(row.get("seconds", "")), source=ANSWERS)
+    before = [each for each in question.answers if each.source == ANSWERS] or question.answers
     known = bool(before) and (before[-1].label, before[-1].status) == (answer.label, answer.status)
     return [] if known else [answer]
 
