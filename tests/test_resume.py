@@ -174,7 +174,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(uninterrupted, tmp_path)
     expected, _ = uninterrupted
     words = "--data.epoch_steps 10 --trainer.max_steps 60 --query_size 10 --budget 50 --root"
     command = [sys.executable, "-m", "deepal", "run", *words.split(), str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background work is deaf to Ctrl+C
+    )
     while not _finished_fits(tmp_path)[0]:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
