@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from deepal import preflight, seeds, tables, weights
+from deepal import fingerprint, preflight, seeds, tables, weights
 from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
@@ -129,6 +129,11 @@ class Books:
         manifest = {
             "config": config, "data": self.data.fingerprint(), "validation": self.validation_size,
             "images": self.data.begun_with, "task": asdict(task) if task else None,
+            "title": {
+                "strategy": fingerprint.title(config["strategy"]),
+                "module": fingerprint.title(config["module"]),
+                "data": self.data.title,
+            },
         }  # fmt: skip
         keys = _bytes(self.data.keys())
         self.ledger.declare(manifest, first, keys, self._names(0, len(keys) // 16), self._found)

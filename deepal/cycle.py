@@ -1,6 +1,5 @@
 """A cycle, as all processes of a run carry it out together: fit, test, choose. Its seeds are derived from the run's."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
 from deepal.ledger import Query, Result
+from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
 from deepal.ranks import Ranks
@@ -66,17 +66,17 @@ class Cycle:
         self._follow(turn)
         self._look()
         trainer = self._fresh_trainer(turn.cycle)
-        metrics, seconds = {}, {}
+        meter, metrics = Meter(trainer.strategy.root_device), {}
         if module is None:
-            module, seconds = self._fitted(turn, trainer)
-            metrics = turn.measured.metrics if turn.measured else self._tested(turn.cycle, trainer, module)
-        query, reading = self._chosen(turn, trainer, module)
+            module = self._fitted(turn, trainer, meter)
+            metrics = turn.measured.metrics if turn.measured else self._tested(turn.cycle, trainer, module, meter)
+        query = self._chosen(turn, trainer, module, meter)
         contents = self.ranks.together(self.data.newly_read())
         self.data.recall(contents)
         query = self.ranks.decided(lambda: query)
         if self.books:
             self.books.remember_contents(contents)
-            self.books.write(turn, query, self._result(self.books, turn, metrics, seconds | reading))
+            self.books.write(turn, query, self._result(self.books, turn, metrics, meter))
             self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
@@ -107,39 +107,38 @@ class Cycle:
                 raise UnreadableError(reasons, part)
             self._looked_at.update((part, position) for position in new)
 
-    def _fitted(self, turn: Turn, trainer: Trainer) -> tuple[LightningModule, Mapping[str, float]]:
-        """The module trained on what is labeled, and the seconds that took: from its file where it was trained already."""
+    def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
+        """The module trained on what is labeled: from its file where it was trained already."""
         module, file = self.fresh_module(turn.cycle), self.files.weights(turn.cycle)
         if turn.fitted:
             weights.load_into(module, file)
-            return module, turn.fitted
-        started = time.perf_counter()
+            meter.seconds.update(turn.fitted)
+            return module
         preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
-        if self.data.pool.labeled:
-            batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
-            self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
-            with self.ranks.on_its_own(), interruptible():
-                trainer.fit(module, datamodule=self.data)
-            self.ranks.align(module)
-        seconds = {"fit": time.perf_counter() - started}
+        with meter.phase("fit"):
+            if self.data.pool.labeled:
+                batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
+                self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
+                with self.ranks.on_its_own(), interruptible():
+                    trainer.fit(module, datamodule=self.data)
+                self.ranks.align(module)
         if self.ranks.first:
-            weights.save(module, file, {"seconds": seconds, "answers": self.data.pool.digest()})
-        return module, seconds
+            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()})
+        return module
 
-    def _tested(self, cycle: int, trainer: Trainer, module: LightningModule) -> Mapping[str, float]:
+    def _tested(self, cycle: int, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
         if not self.data.test_positions:
             return {}
         self.watchers.tell("phase", cycle, "test", None)
-        with self.ranks.on_its_own(), interruptible():
+        with meter.phase("test"), self.ranks.on_its_own(), interruptible():
             metrics = dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
         preflight.refuse_unsynced(self.ranks.each(metrics))
         return metrics
 
-    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule) -> tuple[Query, dict[str, float]]:
-        """The next query, and the seconds that reading and selecting took."""
+    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Query:
+        """The next query."""
         if not turn.query_size:
-            return Query(), {"scan": 0.0, "select": 0.0}
-        started = time.perf_counter()
+            return Query()
         generator = torch.Generator().manual_seed(self._seed("select", turn.cycle))
         index = torch.tensor(turn.pool.index)
         if self.settings.pool_subset is not None:
@@ -147,14 +146,16 @@ class Cycle:
         self.watchers.tell("phase", turn.cycle, "scan", len(index))
         scan = self._scan(turn.cycle, trainer, module)
         view = self._view(index, scan)
-        try:
-            choice = choose(self.settings.strategy, view, turn.query_size, generator)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
-        predicted = self._predicted(view.pool.take(choice.rows), module)
+        with meter.phase("select"):
+            try:
+                choice = choose(self.settings.strategy, view, turn.query_size, generator)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
+            predicted = self._predicted(view.pool.take(choice.rows), module)
+        meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
+        meter.seconds["select"] -= scan.seconds
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
-        seconds = {"scan": scan.seconds, "select": time.perf_counter() - started - scan.seconds}
-        return Query(tuple(index[choice.rows].tolist()), scores=scores, predicted=predicted), seconds
+        return Query(tuple(index[choice.rows].tolist()), scores=scores, predicted=predicted)
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
@@ -196,11 +197,13 @@ class Cycle:
             advance=lambda done: self.watchers.tell("advance", done),
         )
 
-    def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], seconds: Mapping[str, float]) -> Result:
+    def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], meter: Meter) -> Result:
         answers = [answer for _, answer in books.ledger.answers(before=turn.cycle)]
         labels, validation = len(turn.pool.labeled), len(self.data.validation_positions)
         metrics = {**metrics, **_wrong_share(answers)}
-        return Result(turn.cycle, labels, len(answers), validation, metrics, seconds, turn.pool.digest())
+        return Result(
+            turn.cycle, labels, len(answers), validation, metrics, meter.seconds, turn.pool.digest(), meter.peak_memory()
+        )
 
     # Fresh parts, from the seeds of the cycle
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -51,6 +52,30 @@ def describe(value: Any) -> Any:
 def digest(description: Any) -> str:
     """A hash of a description, 12 hexadecimal digits, the same for the same values in any order of keys."""
     return blake2b(json.dumps(description, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def title(description: Any) -> str:
+    """A description as people write it: the last word of a class, with those arguments that are not its defaults.
+
+    >>> title({"class": "deepal.strategies.hybrid.Prefilter", "by": {"class": "Margin"}, "keep": None, "factor": 7})
+    'Prefilter(by=Margin, factor=7)'
+    """
+    if isinstance(description, Mapping):
+        name = description.get("class", description.get("function", ""))
+        defaults = _defaults_by_name(name)
+        given = {key: each for key, each in description.items() if key not in ("class", "function", "code", "closure")}
+        said = [f"{key}={title(each)}" for key, each in given.items() if defaults.get(key) != each]
+        return name.rpartition(".")[2] + (f"({', '.join(said)})" if said else "")
+    if isinstance(description, list):
+        return f"[{', '.join(map(title, description))}]"
+    return str(description)
+
+
+def _defaults_by_name(name: str) -> dict[str, Any]:
+    """The described defaults of a class that this process knows; none where it does not."""
+    module, _, word = name.rpartition(".")
+    made = getattr(sys.modules.get(module), word, None)
+    return _defaults(made) if isinstance(made, type) else {}
 
 
 def differences(before: Any, now: Any) -> list[str]:

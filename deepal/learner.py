@@ -177,7 +177,7 @@ class Learner:
                 books.watchers.tell("begin", run.path, self.budget, run.ledger.results())
                 try:
                     yield Cycle(self, run.files, ranks, books, books.watchers), books, ranks
-                    run.export()
+                    run.export(self.budget)
                 finally:
                     books.watchers.tell("end", run.path, run.ledger.results())
             finally:
@@ -203,7 +203,8 @@ class Learner:
             preflight.refuse_simulation(self.oracle, self.initial, self.data)
             first = books.first_query()
             labels = len(first.positions) + len(books.to_import())
-            preflight.refuse_bad_settings(self, first=labels, pool=len(self.data.candidates))
+            if self.initial.heeds_budget:
+                preflight.refuse_bad_settings(self, first=labels, pool=len(self.data.candidates))
             books.declare(config, first)
         books.take_in(preflight.environment(trainer, self.threads, processes))
         books.read(lambda: alone.rehearse(trainer, module))

@@ -10,7 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,8 @@ CREATE TABLE sessions (id INTEGER PRIMARY KEY, started TEXT NOT NULL, environmen
 CREATE TABLE fits (id INTEGER PRIMARY KEY, cycle INTEGER NOT NULL, epoch INTEGER NOT NULL, started TEXT NOT NULL) STRICT;
 CREATE TABLE results (
     cycle INTEGER PRIMARY KEY, labels INTEGER NOT NULL, asked INTEGER NOT NULL, validation INTEGER NOT NULL,
-    metrics TEXT NOT NULL, seconds TEXT NOT NULL, answers TEXT NOT NULL, finished TEXT NOT NULL) STRICT;
+    metrics TEXT NOT NULL, seconds TEXT NOT NULL, memory TEXT NOT NULL, answers TEXT NOT NULL,
+    finished TEXT NOT NULL) STRICT;
 CREATE TABLE images (id INTEGER PRIMARY KEY, keys BLOB NOT NULL, names BLOB NOT NULL, added TEXT NOT NULL) STRICT;
 CREATE TABLE contents (position INTEGER PRIMARY KEY, hash INTEGER NOT NULL) STRICT;
 CREATE TABLE unreadable (
@@ -75,8 +76,9 @@ class Result:
         asked: positions that were asked (some gave no label), beside
         validation: labels of the validation set.
         metrics: by name.
-        seconds: by phase, of the process that ended the phase.
+        seconds: by phase, of the process that ended the phase; `cpu` is what that process computed in all of them.
         answers: a hash of the labels that the model was trained on.
+        memory: most bytes held in the cycle, by `process` and, where there is a GPU, `device`.
     """
 
     cycle: int
@@ -86,6 +88,7 @@ class Result:
     metrics: Mapping[str, float]
     seconds: Mapping[str, float]
     answers: str = ""
+    memory: Mapping[str, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -246,11 +249,11 @@ class Ledger:
 
     def results(self) -> list[Result]:
         rows = self._db.execute(
-            "SELECT cycle, labels, asked, validation, metrics, seconds, answers FROM results ORDER BY cycle"
+            "SELECT cycle, labels, asked, validation, metrics, seconds, answers, memory FROM results ORDER BY cycle"
         )
         return [
-            Result(cycle, labels, asked, validation, json.loads(metrics), json.loads(seconds), answers)
-            for cycle, labels, asked, validation, metrics, seconds, answers in rows
+            Result(*counts, json.loads(metrics), json.loads(seconds), answers, json.loads(memory))
+            for *counts, metrics, seconds, answers, memory in rows
         ]
 
     def next_cycle(self) -> int:
@@ -323,10 +326,10 @@ class Ledger:
         known = self.result(result.cycle)
         if known is None:
             self._db.execute(
-                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    result.cycle, result.labels, result.asked, result.validation,
-                    json.dumps(dict(result.metrics)), json.dumps(dict(result.seconds)), result.answers, _now(),
+                    result.cycle, result.labels, result.asked, result.validation, json.dumps(dict(result.metrics)),
+                    json.dumps(dict(result.seconds)), json.dumps(dict(result.memory)), result.answers, _now(),
                 ),
             )  # fmt: skip
         elif (known.labels, known.asked, repr(known.metrics)) != (result.labels, result.asked, repr(dict(result.metrics))):

@@ -55,10 +55,8 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         raise ValueError(
             f"data={type(run.data).__name__} is none of deepal's; ActiveDataModule.over(...) takes any LightningDataModule."
         )
-    if run.name is not None and (
-        run.name in ("", ".", "..") or len(Path(run.name).parts) != 1 or not run.name.isprintable()
-    ):
-        raise ValueError(f"name={run.name!r} must be the name of one folder in root.")
+    if run.name is not None:
+        refuse_bad_name(run.name)
     if run.query_size < 1:
         raise ValueError(f"query_size={run.query_size} must be at least 1: it is how many labels a cycle asks for.")
     if not 1 <= run.threads <= 1024:
@@ -75,6 +73,12 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
             f"query_size={run.query_size} is larger than the pool, which holds {pool - first} images beside the {first} "
             f"initial labels; lower query_size."
         )
+
+
+def refuse_bad_name(name: str) -> None:
+    """Raises ValueError for a name that is not one of a folder."""
+    if name in ("", ".", "..") or len(Path(name).parts) != 1 or not name.isprintable():
+        raise ValueError(f"name={name!r} must be the name of one folder in root.")
 
 
 def refuse_bad_needs(
@@ -261,11 +265,20 @@ def environment(trainer: Trainer, threads: int, processes: int) -> dict[str, Any
         "lightning": lightning.__version__,
         "deepal": __version__,
         "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "threads": threads,
         "processes": processes,
         "bit_exact": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def _processor() -> str:
+    """What the CPU calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def _number(value: Any) -> Any:

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from deepal import fingerprint, folder, tables
+from deepal import fingerprint, folder, records, tables
 from deepal.data.pool import Pool
 from deepal.ledger import Ledger
 
@@ -110,12 +110,13 @@ class Run:
 
     # What people look for in the folder
 
-    def export(self) -> None:
-        """Write the tables, and the last model."""
+    def export(self, budget: int) -> None:
+        """Write the tables, the record of the run, and the last model."""
         self.export_tables()
         last = self.files.weights(len(self.ledger.results()) - 1)
         if last.exists():
             folder.write_atomically(self.path / "model.safetensors", lambda partial: shutil.copy(last, partial))
+        records.write(self.path / records.FILE, [records.of_ledger(self.ledger, budget)])
 
     def export_tables(self) -> None:
         """`results.csv`: a row a cycle; `labels.csv`: an answer; `quarantine.csv`: an image that cannot be read."""
@@ -123,6 +124,7 @@ class Run:
             {"cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation}
             | dict(each.metrics)
             | {f"seconds/{phase}": round(value, 3) for phase, value in each.seconds.items()}
+            | {f"MiB/{where}": round(value / 2**20) for where, value in each.memory.items()}
             for each in self.ledger.results()
         ]
         tables.write(self.path / "results.csv", list(dict.fromkeys(name for row in results for name in row)), results)

@@ -15,7 +15,7 @@ from deepal.data.datasets import (
 )
 from deepal.data.file_sets import ImageFolder, Manifest
 from deepal.data.images import DatasetImages, Images, ImageSet, TensorImages
-from deepal.data.initial import AtRandom, Balanced, Given, Initial
+from deepal.data.initial import AtRandom, Balanced, Everything, Given, Initial
 from deepal.data.pool import Pool
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Balanced",
     "DatasetImages",
     "Digits",
+    "Everything",
     "FashionMNIST",
     "FromDatasets",
     "Given",

@@ -12,6 +12,9 @@ from deepal.task import Truth
 class Initial(ABC):
     """Chooses the positions that are asked first."""
 
+    heeds_budget: bool = True
+    """Whether the budget is for it too: no more labels than that."""
+
     @abstractmethod
     def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
         """Distinct positions of the pool, in the order to ask. Raises ValueError where there are not enough."""
@@ -71,3 +74,14 @@ class Given(Initial):
     def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
         pool.require_free(list(self.at))
         return list(self.at)
+
+
+@dataclass(frozen=True)
+class Everything(Initial):
+    """Every image that can be labeled, whatever the budget: what a model trained on all of them reaches is the ceiling that
+    a strategy works its way up to."""
+
+    heeds_budget = False
+
+    def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        return list(pool.index)

@@ -1,0 +1,137 @@
+"""A run as plain values, in one file that needs neither deepal nor SQLite to be read: `run.json`, and `study.json` of many.
+
+Everything in a record but its `times` is the same when the run is repeated on the same machine, however often it was killed.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepal import folder
+from deepal.ledger import INITIAL, Ledger
+
+FILE = "run.json"
+_WHERE = ("host",)  # of an environment: says where, and not with what
+
+
+class RecordError(ValueError):
+    """A file or folder holds no record of a run."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run.
+
+    Args:
+        config: what it is made of, as `fingerprint.describe` says it.
+        title: of its `strategy`, `module` and `data`, as people write them.
+        budget: labels in all.
+        finished: whether it has come to its end.
+        first: positions of the first labels, in the order asked.
+        cycles: of each: `cycle`, `labels`, `asked`, `validation`, `metrics`, and what it asked: `positions` in the data set
+            in that order, and their `scores`, where the strategy has them.
+        environments: versions, device and threads of all processes that took part, each once.
+        times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
+            answering before each, where that was measured.
+    """
+
+    config: Mapping[str, Any]
+    title: Mapping[str, str]
+    budget: int
+    finished: bool
+    first: Sequence[int]
+    cycles: Sequence[Mapping[str, Any]]
+    environments: Sequence[Mapping[str, Any]]
+    times: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    def metric(self, name: str) -> list[float]:
+        """A metric of every cycle. Raises RecordError, naming those that there are, where it was not measured."""
+        missing = [each["cycle"] for each in self.cycles if name not in each["metrics"]]
+        if missing:
+            known = ", ".join(sorted(set().union(*(each["metrics"] for each in self.cycles)) - {name}))
+            raise RecordError(
+                f"{self.title['strategy']} with seed {self.seed} has not measured {name} in {len(missing)} cycles; there are "
+                f"{known or 'no metrics'}."
+            )
+        return [each["metrics"][name] for each in self.cycles]
+
+
+def of_ledger(ledger: Ledger, budget: int) -> Record:
+    """The record of a run that has begun."""
+    manifest, results = ledger.manifest(), ledger.results()
+    answers = ledger.answers(before=len(results) + 1)
+    environments = [{key: each[key] for key in each if key not in _WHERE} for each in ledger.sessions()]
+    return Record(
+        config=manifest["config"],
+        title=manifest["title"],
+        budget=budget,
+        finished=bool(results) and not ledger.asked(results[-1].cycle) and not ledger.unanswered(),
+        first=ledger.asked(INITIAL),
+        cycles=[
+            {
+                "cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation,
+                "metrics": dict(each.metrics), "positions": ledger.asked(each.cycle), "scores": _scores(ledger, each.cycle),
+            }
+            for each in results
+        ],
+        environments=[each for i, each in enumerate(environments) if each not in environments[:i]],
+        times={
+            "cycles": [{"seconds": dict(each.seconds), "memory": dict(each.memory)} for each in results],
+            "people": [
+                sum(answer.seconds or 0.0 for cycle, answer in answers if cycle < each.cycle) for each in results
+            ],
+        },
+    )  # fmt: skip
+
+
+def _scores(ledger: Ledger, cycle: int) -> list[float | None] | None:
+    scores = ledger.scores(cycle)
+    return scores if any(each is not None for each in scores) else None
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write records atomically, a line each."""
+    lines = ",\n".join(json.dumps(asdict(each), sort_keys=True, separators=(",", ":")) for each in records)
+    folder.write_atomically(path, lambda partial: partial.write_text(f'{{"runs":[\n{lines}\n]}}\n', encoding="utf-8"))
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file, or of the runs in a folder: its own, or those of the folders in it.
+
+    Raises RecordError, naming the path, where there are none, or where a file is not one of records.
+    """
+    if path.is_dir():
+        files = [path / FILE] if (path / FILE).exists() else sorted(path.glob(f"*/{FILE}"))
+        if not files and (path / "study.json").exists():
+            files = [path / "study.json"]
+    else:
+        files = [path]
+    found = [record for file in files for record in _of_file(file)]
+    if not found:
+        raise RecordError(f"{path} holds no run that has come to its end; give a run folder, a study's, or a study.json.")
+    return found
+
+
+def finished(path: Path, budget: int) -> Record | None:
+    """The record of the run in this folder, where it has come to its end with this budget or a larger one."""
+    if not (path / FILE).exists():
+        return None
+    (record,) = _of_file(path / FILE)
+    return record if record.finished and record.budget >= budget else None
+
+
+def _of_file(file: Path) -> list[Record]:
+    try:
+        return [Record(**each) for each in json.loads(file.read_text(encoding="utf-8"))["runs"]]
+    except FileNotFoundError:
+        raise RecordError(f"{file} is not there.") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{file} is no file of runs that deepal has written ({type(error).__name__}: {error})."
+        ) from error

@@ -1,0 +1,254 @@
+"""How strategies are compared: learning curves, areas under them, paired differences over seeds. Pure functions on arrays.
+
+S seeds, n points of a curve, M strategies. A curve is `values` (n,) of a metric at `labels` (n,), ascending; higher is better.
+Two strategies are paired where their rows are of the same seeds, which start from the same labels and the same weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+LEVEL = 0.95
+"""Of all intervals."""
+FEWEST = 3
+"""Seeds below which no interval is drawn: the t distribution has nothing to say of two."""
+FEWEST_TESTED = 4
+"""Seeds below which no test is made: of three, Wilcoxon's smallest p-value is a quarter."""
+
+
+def aulc(labels: ArrayLike, values: ArrayLike) -> Array:
+    """Area under the learning curve: trapezoids over the range of labels, divided by that range.
+
+    Args: labels (n,); values (..., n). Returns (...,), within the range of the values.
+
+    >>> round(float(aulc([20, 30, 50], [0.5, 0.7, 0.9])), 4)
+    0.7333
+    """
+    labels, values = np.asarray(labels, float), np.asarray(values, float)
+    if len(labels) < 2 or (np.diff(labels) <= 0).any():
+        raise ValueError(f"labels must be two numbers at least, ascending, and are {labels.tolist()}.")
+    trapezoids = (values[..., 1:] + values[..., :-1]) / 2 * np.diff(labels)
+    return trapezoids.sum(-1) / (labels[-1] - labels[0])
+
+
+def on_grid(labels: ArrayLike, values: ArrayLike, grid: ArrayLike) -> Array:
+    """A curve at other numbers of labels, linearly between its points; NaN outside of them.
+
+    Args: labels (n,), values (n,), grid (m,). Returns (m,).
+    """
+    return np.interp(np.asarray(grid, float), np.asarray(labels, float), np.asarray(values, float), np.nan, np.nan)
+
+
+def labels_to(labels: ArrayLike, values: ArrayLike, target: float) -> Array:
+    """The fewest labels measured with which a curve reaches `target`; infinite where it never does (censored).
+
+    Args: labels (n,); values (..., n). Returns (...,).
+    """
+    labels, reached = np.asarray(labels, float), np.asarray(values, float) >= target
+    return np.where(reached.any(-1), labels[reached.argmax(-1)], np.inf)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Labels to a target over seeds.
+
+    Args:
+        median: of all seeds, those that never reach it counting as more than any; infinite where half of them do not.
+        seeds: how many reach it, of
+        of: so many.
+    """
+
+    median: float
+    seeds: int
+    of: int
+
+
+def reached(labels: ArrayLike) -> Reached:
+    """Summarise labels to a target, (S,): nobody is left out, so the slow ones cannot make a strategy look fast.
+
+    >>> reached([70, 90, float("inf")])
+    Reached(median=90.0, seeds=2, of=3)
+    """
+    labels = np.sort(np.asarray(labels, float))
+    middle = labels[(len(labels) - 1) // 2 : len(labels) // 2 + 1]
+    return Reached(float(middle.mean()) if len(labels) else np.nan, int(np.isfinite(labels).sum()), len(labels))
+
+
+def label_efficiency(labels: ArrayLike, values: ArrayLike, baseline: ArrayLike) -> tuple[float, Reached]:
+    """What the mean curve of a baseline reaches with all its labels, and with how many labels a strategy reaches that.
+
+    Args: labels (n,), values (S, n), baseline (S', n) at the same labels.
+    Returns (the target, the labels that it took): "reaches with 70 what the baseline reaches with 200".
+    """
+    target = float(np.asarray(baseline, float)[:, -1].mean())
+    return target, reached(labels_to(labels, values, target))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `seeds` seeds, their standard deviation, and the `LEVEL` interval of the mean; NaN below three seeds."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    seeds: int
+
+
+def estimate(values: ArrayLike) -> Estimate:
+    """Mean of (S,) and its interval by Student's t: a percentile bootstrap of so few covers far less than it says.
+
+    >>> made = estimate([0.90, 0.92, 0.94])
+    >>> round(made.mean, 3), round(made.low, 3), round(made.high, 3)
+    (0.92, 0.87, 0.97)
+    """
+    values = np.asarray(values, float)
+    mean, low, high = (each.item() for each in band(values[:, None]))
+    return Estimate(mean, float(values.std(ddof=1)) if len(values) > 1 else np.nan, low, high, len(values))
+
+
+def band(values: ArrayLike) -> tuple[Array, Array, Array]:
+    """Mean over seeds, and its interval, at every point of a curve. Args: values (S, n). Returns three of (n,)."""
+    values = np.asarray(values, float)
+    seeds, mean = len(values), values.mean(0)
+    if seeds < FEWEST:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * values.std(0, ddof=1) / np.sqrt(seeds)
+    return mean, mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A strategy against another over paired seeds.
+
+    Args:
+        gain: of the first over the second.
+        wins, ties: of the first, in seeds.
+        t_test, wilcoxon: two-sided p-values; NaN below four seeds.
+    """
+
+    gain: Estimate
+    wins: int
+    ties: int
+    t_test: float
+    wilcoxon: float
+
+
+def difference(first: ArrayLike, second: ArrayLike) -> Difference:
+    """Compare (S,) with (S,) of the same seeds. Raises ValueError where they are not as many."""
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape:
+        raise ValueError(f"a comparison is of the same seeds, and {len(first)} were given against {len(second)}.")
+    gains = first - second
+    return Difference(estimate(gains), int((gains > 0).sum()), int((gains == 0).sum()), t_test(gains), _wilcoxon(gains))
+
+
+def t_test(gains: ArrayLike) -> float:
+    """Two-sided p-value of Student's t test that paired gains (S,) have mean zero; NaN below four seeds."""
+    gains = np.asarray(gains, float)
+    if len(gains) < FEWEST_TESTED:
+        return np.nan
+    if np.ptp(gains) == 0:  # no noise at all: the test divides by it
+        return float(gains[0] == 0)
+    return float(stats.ttest_1samp(gains, 0).pvalue)
+
+
+def _wilcoxon(gains: Array) -> float:
+    if len(gains) < FEWEST_TESTED:
+        return np.nan
+    return float(stats.wilcoxon(gains).pvalue) if gains.any() else 1.0
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """P-values (m,) as they are after m comparisons (Holm, 1979); NaN stays, and counts as no comparison.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, float)
+    adjusted, rows = np.full_like(p_values, np.nan), np.flatnonzero(~np.isnan(p_values))
+    order = rows[np.argsort(p_values[rows], kind="stable")]
+    steps = p_values[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def win_rates(values: ArrayLike) -> Array:
+    """How often each strategy is above each other one, ties counting half: (M, S) to (M, M), 0.5 on the diagonal."""
+    values = np.asarray(values, float)
+    above = values[:, None] - values[None]
+    return ((above > 0) + 0.5 * (above == 0)).mean(-1)
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """The pairwise penalty matrix of Ash et al., 2020.
+
+    Args:
+        strategies: M names.
+        matrix: (M, M); row i, column j: in how many settings the first beats the second, each setting counting as the
+            share of its checkpoints at which it does.
+        settings: how many there are.
+        false_wins: what an entry off the diagonal is, on average, where no strategy differs from another.
+    """
+
+    strategies: tuple[str, ...]
+    matrix: Array
+    settings: int
+    false_wins: float
+
+    @property
+    def losses(self) -> Array:
+        """The mean of each column, (M,): how often a strategy is beaten; lower is better."""
+        return self.matrix.mean(0)
+
+
+def penalties(
+    settings: Sequence[tuple[ArrayLike, Mapping[str, ArrayLike]]], baseline: str, significance: float = 0.05
+) -> Penalties:
+    """Who beats whom, in settings (data, module, query size) that need not have the same scale (Ash et al., 2020).
+
+    In each setting a strategy beats another at a checkpoint where the t test of their paired differences is below
+    `significance` and its mean is higher. Checkpoints are the first labels plus 1, 2, 4, 8, ... queries, for as long as
+    the baseline's mean is below 99 % of what it ends with: later everything is the same. Where it never is, there is the
+    first checkpoint.
+
+    Args:
+        settings: each with labels (n,), and (S, n) values of each strategy at these labels, the same seeds in each row.
+        baseline: of the strategies, mostly Random.
+    Raises ValueError for settings of other strategies than the first.
+    """
+    names = tuple(settings[0][1])
+    matrix, tested = np.zeros((len(names), len(names))), False
+    for _, curves in settings:
+        if set(curves) != set(names) or baseline not in curves:
+            raise ValueError(f"a penalty matrix is of the same strategies in each setting, {baseline} among them.")
+    for labels, by_name in settings:
+        curves = {name: np.asarray(each, float) for name, each in by_name.items()}
+        points = checkpoints(labels, curves[baseline].mean(0))
+        for (i, first), (j, second) in combinations(enumerate(names), 2):
+            for point in points:
+                gains = curves[first][:, point] - curves[second][:, point]
+                p_value = t_test(gains)
+                tested |= not np.isnan(p_value)
+                if p_value < significance:
+                    winner, loser = (i, j) if gains.mean() > 0 else (j, i)
+                    matrix[winner, loser] += 1 / len(points)
+    return Penalties(names, matrix, len(settings), significance / 2 * len(settings) if tested else 0.0)
+
+
+def checkpoints(labels: ArrayLike, baseline: ArrayLike) -> list[int]:
+    """Which points of a curve are compared: after 1, 2, 4, ... queries, while the baseline (n,) is below 99 % of its end."""
+    points, baseline = len(np.asarray(labels)), np.asarray(baseline, float)
+    chosen = []
+    queries = 1
+    while queries < points and (not chosen or baseline[queries] < 0.99 * baseline[-1]):
+        chosen.append(queries)
+        queries *= 2
+    return chosen

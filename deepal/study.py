@@ -1,0 +1,306 @@
+"""A study: strategies x seeds x data sets x modules, each a run in a folder of its own, paired over seeds.
+
+For one seed all strategies start from the same labels and the same weights in each cycle, because seeds are derived from the
+seed of the run and from nothing else. A run is named by the hash of its configuration: what is done is never done again, and
+seeds or strategies that are added later are the only ones that run.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from lightning.pytorch import LightningModule
+
+from deepal import folder as folders
+from deepal import leases, preflight, records
+from deepal.data.datamodule import ActiveDataModule
+from deepal.data.initial import Balanced, Everything, Initial
+from deepal.learner import Learner
+from deepal.leases import Leases
+from deepal.modules import Adapter
+from deepal.oracles import DatasetOracle, Oracle
+from deepal.probes import Probe
+from deepal.records import Record
+from deepal.strategies import QueryStrategy, Random
+
+log = logging.getLogger(__name__)
+FAILURE = "failure.txt"
+_DEATHS = 2  # of workers over one run, until it is left alone
+
+
+class StudyError(RuntimeError):
+    """Some runs of a study could not be carried out."""
+
+
+@dataclass(kw_only=True)
+class Study:
+    """Runs of every strategy with every seed, data set and module.
+
+    Args:
+        strategies: to compare. `Random` among them is what the others are held against; `Random(replica=1)` beside it is an
+            A/A control, which shows what such a comparison calls a difference where there is none.
+        modules: as `Learner.module`.
+        data: as `Learner.data`.
+        seeds: how many, from 0, or which.
+        ceiling: also train on the whole training set, once a seed, data set and module.
+        name: of the study's folder in `root`, which holds the folders of its runs.
+        root: the folder of all studies and runs.
+
+    The others are those of every `Learner`.
+
+    >>> from deepal.data import Digits
+    >>> from deepal.modules import Classifier
+    >>> from deepal.strategies import Margin
+    >>> study = Study(strategies=[Random(), Margin()], modules=[Classifier()], data=[Digits()], seeds=5, budget=100)
+    >>> len(study.runs)
+    10
+    >>> results = study.run(workers=2)                                                  # doctest: +SKIP
+    """
+
+    strategies: list[QueryStrategy]
+    modules: list[Callable[[], LightningModule] | Adapter]
+    data: list[ActiveDataModule]
+    seeds: int | list[int] = 5
+    ceiling: bool = False
+    oracle: Oracle = field(default_factory=DatasetOracle)
+    initial: Initial = field(default_factory=Balanced)
+    probes: list[Probe] = field(default_factory=list)
+    trainer: Mapping[str, Any] = field(default_factory=dict)
+    query_size: int = 10
+    budget: int = 100
+    pool_subset: int | None = None
+    warm_start: bool = False
+    threads: int = 1
+    root: Path = Path("runs")
+    name: str = "study"
+
+    def __post_init__(self) -> None:
+        self.runs: dict[Path, Learner] = {}
+        seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        for what, given in (
+            ("strategies", self.strategies),
+            ("modules", self.modules),
+            ("data", self.data),
+            ("seeds", seeds),
+        ):
+            if not isinstance(given, list) or not given:
+                raise ValueError(f"{what}={given!r} must be a list of one at least.")
+        preflight.refuse_bad_name(self.name)
+        if self.oracle.asks_people:
+            raise ValueError(
+                f"oracle={self.oracle!r} asks people, and a study would ask them for the same images many times; take an "
+                f"oracle that simulates, or `deepal run`."
+            )
+        for seed, data, module in product(seeds, self.data, self.modules):  # what is finished at any time can be compared
+            for strategy in self.strategies:
+                self._add(strategy, module, data, seed, self.initial)
+        for seed, data, module in product(seeds if self.ceiling else (), self.data, self.modules):
+            self._add(Random(), module, data, seed, Everything())
+
+    def _add(self, strategy: QueryStrategy, module: Any, data: ActiveDataModule, seed: int, initial: Initial) -> None:
+        """Add a run. Raises ValueError where it is there already, and where it is one of several processes."""
+        learner = Learner(
+            strategy=strategy, module=module, data=data, oracle=self.oracle, initial=initial, probes=self.probes,
+            trainer=self.trainer, query_size=self.query_size, budget=self.budget, pool_subset=self.pool_subset,
+            warm_start=self.warm_start, seed=seed, threads=self.threads, root=self.folder,
+        )  # fmt: skip
+        if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):
+            raise ValueError(
+                "trainer.devices and trainer.num_nodes must be 1: the runs of a study are for one process each; take as many "
+                "workers."
+            )
+        folder = learner.folder
+        if folder in self.runs:
+            raise ValueError(
+                f"{strategy!r} with seed {seed} on {data.title} is listed twice; list it once, or Random(replica=1) beside "
+                f"Random() for a control."
+            )
+        self.runs[folder] = learner
+
+    @property
+    def folder(self) -> Path:
+        """Where the study is kept."""
+        return Path(self.root) / self.name
+
+    def run(self, workers: int = 1) -> list[Record]:
+        """Carry out what has not been carried out, and return the records of all runs.
+
+        Any number of machines may do this at once over one folder: a run is done by one worker at a time, and by another
+        one if that is killed.
+
+        Args: workers: processes on this machine; 1 is this process itself. Runs are the same for any number of them. Where
+            there are several GPUs each worker has one.
+        Raises StudyError, when all that can be done is done, where runs have failed, or are in the hands of other machines.
+        """
+        if workers < 1:
+            raise ValueError(f"workers={workers} must be at least 1.")
+        session = os.environ.get("SLURM_ARRAY_JOB_ID") or uuid4().hex
+        if workers == 1:
+            carry_out(self, session)
+        else:
+            _supervise(self, session, workers)
+        self._refuse_unfinished(session)
+        return self.records()
+
+    def records(self) -> list[Record]:
+        """The records of the runs that are finished."""
+        found = [records.finished(folder, self.budget) for folder in self.runs]
+        return [each for each in found if each is not None]
+
+    def is_finished(self, folder: Path) -> bool:
+        """Whether the run in this folder has come to the study's budget."""
+        return records.finished(folder, self.budget) is not None
+
+    def failure(self, folder: Path, session: str) -> str | None:
+        """Why a run has failed in this session; None where it has not."""
+        file = folder / FAILURE
+        if not file.exists():
+            return None
+        of, _, why = file.read_text(encoding="utf-8").partition("\n")
+        return why if of == session else None
+
+    def left(self, session: str) -> list[Path]:
+        """The folders of the runs that are neither finished nor have failed in this session."""
+        return [each for each in self.runs if not self.is_finished(each) and self.failure(each, session) is None]
+
+    def _refuse_unfinished(self, session: str) -> None:
+        missing = [each for each in self.runs if not self.is_finished(each)]
+        failed = [(each, why) for each in missing if (why := self.failure(each, session))]
+        if failed:
+            listed = "\n  ".join(f"{each.name}: {why.strip().splitlines()[-1]}" for each, why in failed[:5])
+            raise StudyError(
+                f"{len(failed)} of {len(self.runs)} runs of the study in {self.folder} have failed:\n  {listed}\n"
+                f"Each has its {FAILURE}; the same command does them again, and no others."
+            )
+        if missing:
+            hosts = {leases.last_holder(each).get("host", "another process") for each in missing}
+            raise StudyError(
+                f"{len(missing)} of {len(self.runs)} runs are in the hands of {', '.join(sorted(hosts))}; give the same "
+                f"command again when they are done."
+            )
+
+
+def carry_out(study: Study, session: str) -> None:
+    """Do the runs of a study that nobody else is doing, one after another, until there are none.
+
+    Args: session: a run that has failed in this session is not tried again in it.
+    """
+    own, found_some = Leases(), True
+    while found_some:
+        found_some = False
+        for folder in study.left(session):
+            with own.held(folder) as mine:
+                if mine and not study.is_finished(folder):  # somebody may have been faster
+                    _try(study.runs[folder], folder, session)
+                    found_some = True
+
+
+def _try(learner: Learner, folder: Path, session: str) -> None:
+    """Do a run. What goes wrong is written down beside it, and stops no other."""
+    try:
+        learner.run()
+        if records.finished(folder, learner.budget) is None:
+            raise StudyError(f"the run in {folder} waits for its oracle, and a study does not.")
+    except Exception as error:
+        log.warning("%s has failed: %s", folder.name, error)
+        _write_failure(folder, session, traceback.format_exc())
+    else:
+        (folder / FAILURE).unlink(missing_ok=True)
+
+
+def _write_failure(folder: Path, session: str, why: str) -> None:
+    folders.write_atomically(folder / FAILURE, lambda partial: partial.write_text(f"{session}\n{why}", encoding="utf-8"))
+
+
+# Several workers on one machine
+
+
+def _supervise(study: Study, session: str, workers: int) -> None:
+    """Let processes do the runs. One that is killed is replaced; a run that kills its workers is left alone."""
+    running: dict[int, BaseProcess] = {}
+    deaths: Counter[Path] = Counter()
+    own = Leases()
+    try:
+        while True:
+            for number in [number for number, each in running.items() if each.exitcode is not None]:
+                _bury(study, running.pop(number), deaths, session)
+            pids = {each.pid for each in running.values()}
+            left = study.left(session)
+            at_work = sum(leases.last_holder(each).get("pid") in pids for each in left)
+            free = sum(not own.is_held(each) for each in left) - (len(running) - at_work)
+            for number in [each for each in range(workers) if each not in running][: max(free, 0)]:
+                running[number] = _started(study, session, number)
+            if not running:
+                return
+            wait([each.sentinel for each in running.values()], timeout=5)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _started(study: Study, session: str, number: int) -> BaseProcess:
+    process = multiprocessing.get_context("spawn").Process(target=_work, args=(study, session, _gpu(number)), daemon=True)
+    try:
+        process.start()
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ValueError(
+            f"workers: the study has to be sent to other processes, and a part of it cannot be ({error}); take a class, or "
+            f"functools.partial, in place of a lambda, or workers=1."
+        ) from error
+    return process
+
+
+def _work(study: Study, session: str, gpu: str | None) -> None:
+    """What a worker process does. It ends with the process that started it."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    logging.getLogger("deepal").setLevel(logging.ERROR)  # what goes wrong is said by the one who supervises
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        carry_out(study, session)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _gpu(number: int) -> str | None:
+    """The GPU of a worker, one of those that this process sees; None where there are not several."""
+    count = torch.cuda.device_count()
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    return seen[number % count] if count > 1 else None
+
+
+def _bury(study: Study, process: BaseProcess, deaths: Counter[Path], session: str) -> None:
+    """See what a worker that has ended was doing. Raises StudyError where workers end before they do anything."""
+    if not process.exitcode:
+        return
+    held = (each for each in study.left(session) if leases.last_holder(each).get("pid") == process.pid)
+    folder = next(held, study.folder)
+    deaths[folder] += 1
+    if folder == study.folder and deaths[folder] > 2 * _DEATHS:
+        raise StudyError(
+            f"workers end with exit code {process.exitcode} before they take a run up; in a script of your own call run() "
+            f'below `if __name__ == "__main__":`, and see what one worker says: workers=1.'
+        )
+    if folder != study.folder and deaths[folder] >= _DEATHS:
+        why = f"{_DEATHS} workers were killed over this run, the last with exit code {process.exitcode}: out of memory?"
+        _write_failure(folder, session, why)
