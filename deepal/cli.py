@@ -1,8 +1,9 @@
-"""The command line: `deepal run`, which is also `train.py`. jsonargparse reads it off the learner's own signature."""
+"""The command line: `deepal run`, which is also `train.py`, `deepal study` and `deepal compare`. jsonargparse reads them off
+the signatures of what they build."""
 
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ Deep active learning on PyTorch Lightning: decides which images deserve a label.
 
 commands:
   run     train, choose, label, and again, to the budget; the same command goes on with a run that was stopped
+  study   strategies x seeds x data sets x modules, each a run, carried out by any number of workers, and compared
+  compare tables and figures of runs and studies, with intervals and tests over seeds
           (deepal run --help: all options; deepal run --print_config: a configuration to start from)
 
 options:
@@ -22,6 +25,7 @@ options:
 
 A first run, on digits that ship with scikit-learn:   deepal run
 Layered configurations:   deepal run --config configs/data/mnist.yaml --config configs/method/badge.yaml --seed 3
+A comparison:   deepal study configs/study/digits.yaml --workers 2
 """
 
 DEFAULTS = {
@@ -45,16 +49,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from deepal import __version__
 
         sys.stdout.write(f"deepal {__version__}\n")
-    elif arguments[0] == "run":
-        run(arguments[1:])
+    elif arguments[0] in COMMANDS:
+        _explained(COMMANDS[arguments[0]], arguments[1:])
     else:
-        sys.exit(f"deepal has no command '{arguments[0]}'; it has: run. See deepal --help.")
+        sys.exit(f"deepal has no command '{arguments[0]}'; it has: {', '.join(COMMANDS)}. See deepal --help.")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """`deepal run` and `train.py`: build a learner from the command line, and run it to its budget."""
+    _explained(_run, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _explained(command: Callable[[list[str]], None], arguments: list[str]) -> None:
+    """Do a command. What is for people to read ends it as a sentence, without a traceback."""
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        command(arguments)
     except (ValueError, MemoryError, RuntimeError) as error:
         if not _is_a_sentence(error):
             raise
@@ -77,16 +86,107 @@ def _run(arguments: list[str]) -> None:
     learner.run([*watchers, *(trackers[name]() for name in asked if name)])
 
 
+def _study(arguments: list[str]) -> None:
+    from deepal.comparison import Comparison, How
+    from deepal.report import Board, comparing
+    from deepal.study import Study
+
+    arguments = [*(each for file in _leading(arguments) for each in ("--config", file)), *arguments[len(_leading(arguments)) :]]
+    made = study_parser(arguments)
+    config = made.parse_args(arguments)
+    built = made.instantiate(config).as_dict()
+    how, center = How(**built["compare"]), built["center"]
+    options = {name: built[name] for name in built if name in Study.__dataclass_fields__}
+    study = Study(**{**options, "trainer": built.get("trainer") or {}})
+    study.folder.mkdir(parents=True, exist_ok=True)
+    (study.folder / "study.yaml").write_text(made.dump(config))
+    with Board(study, how.metric):
+        found = study.run(config.workers)
+    if found:
+        comparison = Comparison(found, how)
+        comparing.show(comparison)
+        comparing.write(comparison, study.folder, center)
+        sys.stdout.write(f"curves, penalties, study.csv and study.json: {study.folder}\n")
+
+
+def _compare(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    from deepal import records
+    from deepal.comparison import Comparison, How
+    from deepal.report import comparing
+
+    made = compare_parser()
+    built = made.instantiate(made.parse_args(arguments)).as_dict()
+    paths, out, center = (built.pop(name) for name in ("paths", "out", "center"))
+    comparison = Comparison([record for path in paths for record in records.read(path)], How(**built))
+    out = out or (paths[0] if len(paths) == 1 and paths[0].is_dir() else Path("comparison"))
+    comparing.show(comparison)
+    written = comparing.write(comparison, out, center)
+    sys.stdout.write(f"{', '.join(each.name for each in written)}: {out}\n")
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": _run, "study": _study, "compare": _compare}
+
+
 def parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
     """The parser of `deepal run`. Args: arguments: looked through for `--allow-import`, which changes what is allowed."""
     from typing import Literal
 
+    from deepal.learner import Learner
+
+    made = _parser("run", "Train, choose, label, and again, to the budget.", arguments)
+    made.add_class_arguments(Learner, None, skip={"trainer"})
+    tracker = Literal["tensorboard", "wandb"]
+    made.add_argument("--logger", type=tracker | list[tracker] | None, help="A dashboard besides the CSV files.")
+    made.set_defaults(DEFAULTS)
+    return made
+
+
+def study_parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
+    """The parser of `deepal study`. Args: arguments: as above."""
+    from deepal.comparison import How
+    from deepal.report.figures import Center
+    from deepal.study import Study
+
+    made = _parser("study", "Strategies x seeds x data sets x modules: run, and compare.", arguments)
+    made.add_class_arguments(Study, None, skip={"trainer"})
+    made.add_class_arguments(How, "compare", instantiate=False)
+    made.add_argument("--workers", type=int, default=1, help="Processes on this machine; runs are the same for any number.")
+    made.add_argument("--center", type=Center, default="mean", help="What the curves show over seeds.")
+    return made
+
+
+def compare_parser() -> "ExplainingParser":
+    """The parser of `deepal compare`."""
+    from pathlib import Path
+
+    from deepal.comparison import How
+    from deepal.explaining import ExplainingParser
+    from deepal.report.figures import Center
+
+    made = ExplainingParser(
+        prog="deepal compare", description="Tables and figures of runs, over seeds.", allow_abbrev=False
+    )
+    made.add_argument("paths", type=Path, nargs="+", help="Folders of runs or of studies, or files study.json.")
+    made.add_class_arguments(How, None)
+    made.add_argument("--center", type=Center, default="mean", help="What the curves show over seeds.")
+    made.add_argument("--out", type=Path | None, default=None, help="The folder to write into; the study's by default.")
+    return made
+
+
+def _leading(arguments: Sequence[str]) -> list[str]:
+    """The files that a command begins with."""
+    return list(takewhile(lambda each: not each.startswith("-"), arguments))
+
+
+def _parser(command: str, description: str, arguments: Sequence[str]) -> "ExplainingParser":
+    """A parser with what commands that train have in common."""
     from jsonargparse import set_parsing_settings
     from lightning.pytorch import Trainer
 
     from deepal.data import ActiveDataModule
     from deepal.explaining import ExplainingParser
-    from deepal.learner import Learner
     from deepal.preflight import OURS
 
     extra = [value for key, value in pairwise(arguments) if key == "--allow-import" and not value.startswith("-")]
@@ -95,21 +195,15 @@ def parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
         import_path_denylist=["*"],
         import_path_allowlist=[*_ALLOWED, *extra],
     )
-    made = ExplainingParser(
-        prog="deepal run", description="Train, choose, label, and again, to the budget.", allow_abbrev=False
-    )
+    made = ExplainingParser(prog=f"deepal {command}", description=description, allow_abbrev=False)
     made.add_argument("--config", action="config", help="A configuration file; several are layered, later ones win.")
-    made.add_class_arguments(Learner, None, skip={"trainer"})
     made.add_class_arguments(Trainer, "trainer", skip=set(OURS), instantiate=False)
-    tracker = Literal["tensorboard", "wandb"]
-    made.add_argument("--logger", type=tracker | list[tracker] | None, help="A dashboard besides the CSV files.")
     made.add_argument(
         "--allow-import",
         type=str | None,
         default=None,
         help="A package of yours whose classes the configuration may name.",
     )
-    made.set_defaults(DEFAULTS)
     return made
 
 

@@ -21,7 +21,7 @@ class ExplainingParser(ArgumentParser):
     """An ArgumentParser that answers an unknown name with the nearest known one, and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.exit(f"deepal: {_explained(message, _options(self))} All options: deepal run --help.")
+        sys.exit(f"deepal: {_explained(message, _options(self))} All options: {self.prog} --help.")
 
 
 def _explained(message: str, options: Iterable[str]) -> str:

@@ -84,7 +84,7 @@ def differences(before: Any, now: Any) -> list[str]:
     >>> differences({"seed": 0, "strategy": {"class": "Margin"}}, {"seed": 0, "strategy": {"class": "BADGE"}})
     ["strategy.class: was 'Margin', is 'BADGE'"]
     """
-    first, second = dict(_leaves(before)), dict(_leaves(now))
+    first, second = dict(leaves(before)), dict(leaves(now))
     return [
         f"{key}: was {first.get(key, 'absent')!r}, is {second.get(key, 'absent')!r}"
         for key in dict.fromkeys((*first, *second))
@@ -95,10 +95,11 @@ def differences(before: Any, now: Any) -> list[str]:
 _ABSENT = object()
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, plain value) of everything in a description."""
     if isinstance(value, Mapping) and value:
         for key, each in value.items():
-            yield from _leaves(each, f"{path}.{key}" if path else str(key))
+            yield from leaves(each, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 

@@ -12,7 +12,7 @@ import pickle
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -137,14 +137,15 @@ class Study:
         return Path(self.root) / self.name
 
     def run(self, workers: int = 1) -> list[Record]:
-        """Carry out what has not been carried out, and return the records of all runs.
+        """Carry out what has not been carried out, and return the records of all runs that are finished then.
 
         Any number of machines may do this at once over one folder: a run is done by one worker at a time, and by another
         one if that is killed.
 
         Args: workers: processes on this machine; 1 is this process itself. Runs are the same for any number of them. Where
             there are several GPUs each worker has one.
-        Raises StudyError, when all that can be done is done, where runs have failed, or are in the hands of other machines.
+        Raises StudyError, when all that can be done is done, where runs have failed. Those in the hands of other machines are
+        left to them, and are missing from what is returned.
         """
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1.")
@@ -158,8 +159,12 @@ class Study:
 
     def records(self) -> list[Record]:
         """The records of the runs that are finished."""
-        found = [records.finished(folder, self.budget) for folder in self.runs]
-        return [each for each in found if each is not None]
+        return list(self.finished().values())
+
+    def finished(self, besides: Container[Path] = ()) -> dict[Path, Record]:
+        """The records of the runs that are finished, by folder. Args: besides: folders that are not looked into."""
+        found = {folder: records.finished(folder, self.budget) for folder in self.runs if folder not in besides}
+        return {folder: record for folder, record in found.items() if record is not None}
 
     def is_finished(self, folder: Path) -> bool:
         """Whether the run in this folder has come to the study's budget."""
@@ -188,10 +193,10 @@ class Study:
             )
         if missing:
             hosts = {leases.last_holder(each).get("host", "another process") for each in missing}
-            raise StudyError(
-                f"{len(missing)} of {len(self.runs)} runs are in the hands of {', '.join(sorted(hosts))}; give the same "
-                f"command again when they are done."
-            )
+            log.warning(
+                "%d of %d runs are in the hands of %s; the same command tells when they are done.",
+                len(missing), len(self.runs), ", ".join(sorted(hosts)),
+            )  # fmt: skip
 
 
 def carry_out(study: Study, session: str) -> None:

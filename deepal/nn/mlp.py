@@ -17,10 +17,16 @@ class MLP(Network):
         classes: how many.
         hidden: units of each hidden layer; the last is the width of the embedding.
         dropout: probability of a hidden unit to be dropped while training.
+        head_bias: whether the last layer has a bias.
     """
 
     def __init__(
-        self, input_shape: Sequence[int], classes: int, hidden: Sequence[int] = (128, 128), dropout: float = 0.5
+        self,
+        input_shape: Sequence[int],
+        classes: int,
+        hidden: Sequence[int] = (128, 128),
+        dropout: float = 0.5,
+        head_bias: bool = True,
     ) -> None:
         super().__init__()
         widths = [prod(input_shape), *hidden]
@@ -28,7 +34,7 @@ class MLP(Network):
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], classes)
+        self.head = nn.Linear(widths[-1], classes, bias=head_bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.features(images)

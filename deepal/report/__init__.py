@@ -1,9 +1,10 @@
 """What people look at: the display, the curve, the dashboards. Watchers of a run, one an interest."""
 
+from deepal.report.board import Board
 from deepal.report.curve import Curve
 from deepal.report.display import Display
 from deepal.report.queries import QueryPictures
 from deepal.report.saved_config import SavedConfig
 from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
 
-__all__ = ["Curve", "Display", "QueryPictures", "SavedConfig", "TensorBoard", "Tracker", "WeightsAndBiases"]
+__all__ = ["Board", "Curve", "Display", "QueryPictures", "SavedConfig", "TensorBoard", "Tracker", "WeightsAndBiases"]

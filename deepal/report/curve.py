@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from deepal.ledger import Result
+from deepal.report import figures
+from deepal.report.figures import COLORS, GRAY
 from deepal.watching import Watcher
-
-BLUE, GRAY = "#0072b2", "#555555"  # of the palette that color-blind people tell apart (Okabe & Ito, 2008)
 
 
 class Curve(Watcher):
@@ -29,26 +26,22 @@ class Curve(Watcher):
 
 def draw(results: Sequence[Result], metric: str, title: str, path: Path) -> None:
     """Draw one metric of these results against the labels that they had."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = figures.new_figure(6.4, 4.2)
     axes = figure.add_subplot()
     labels, values = [each.labels for each in results], [each.metrics[metric] for each in results]
-    axes.plot(labels, values, color=BLUE, marker="o", markersize=4, linewidth=1.8)
+    axes.plot(labels, values, color=COLORS[0], marker="o", markersize=4, linewidth=1.8)
     axes.annotate(
         f"{values[-1]:.3f}",
         (labels[-1], values[-1]),
         xytext=(6, 0),
         textcoords="offset points",
         va="center",
-        color=BLUE,
+        color=COLORS[0],
     )
     more = f", {results[-1].validation} more for validation" if results[-1].validation else ""
     axes.set_xlabel(f"labels (initial ones included{more})", color=GRAY)
     axes.set_ylabel(metric.replace("test/", "test "), color=GRAY)
     axes.set_title(title, loc="left", fontsize=11)
     axes.margins(x=0.1)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-    axes.tick_params(colors=GRAY)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path)
+    figures.plain(axes)
+    figures.save(figure, path)
