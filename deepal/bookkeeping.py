@@ -14,7 +14,7 @@ from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
 from deepal.ledger import Query, Result
-from deepal.oracles import Answer, Oracle
+from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.run import Run
 from deepal.task import Task
@@ -151,8 +151,7 @@ class Books:
     def turn(self) -> Turn | None:
         """Take what the oracle answers, and say what comes next; None where the run is over, or waits."""
         self.remember_contents(self.data.newly_read())
-        self._take_answers()
-        oracle, questions = self.settings.oracle, self.ledger.questions()
+        oracle, questions = self.settings.oracle, self._take_answers()
         turn = None if oracle.waits(questions) else self.next_turn()
         if unanswered(questions) and not (turn and turn.query_size):  # the last model learns from all that was asked
             self.watchers.tell("waits", oracle.request(questions, self.data))
@@ -233,20 +232,19 @@ class Books:
         if hashes:
             self.ledger.add_contents(hashes)
 
-    def _take_answers(self) -> None:
-        """Ask the oracle, and write down what it says."""
-        oracle = self.settings.oracle
-        answers = self.read(lambda: oracle.answer(self.ledger.questions(), self.data, self.run.path, self._seed("oracle")))
+    def _take_answers(self) -> list[Question]:
+        """Ask the oracle, and write down what it says. Returns all questions, with their answers."""
+        oracle, seed = self.settings.oracle, self._seed("oracle")
+        answers = self.read(lambda: oracle.answer(self.ledger.questions(), self.data, self.run.path, seed))
         for answer in answers:
             if answer.label is not None:
                 self.data.label(answer.label)
         self.take(answers)
-        new, readable = (
-            {answer.position for answer in answers},
-            [each for each in self.ledger.questions() if not each.unreadable],
-        )
+        questions = self.ledger.questions()
+        new, readable = {answer.position for answer in answers}, [each for each in questions if not each.unreadable]
         for cycle in sorted({each.cycle for each in readable if each.position in new}):
             self.watchers.tell("answered", cycle, [each for each in readable if each.cycle == cycle], self.data)
+        return questions
 
     def _query_size(self, pool: Pool) -> int:
         """How many labels to ask for next: a query's worth, what the budget leaves, or what the pool holds."""

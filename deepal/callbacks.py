@@ -19,12 +19,17 @@ from deepal import folder, seeds
 log = logging.getLogger(__name__)
 
 
+SECONDS_APART = 2.0
+"""Between two saved states of a fit, at least: saving one costs more than a short epoch does."""
+
+
 class ResumableFit(Callback):
-    """Saves the whole state of a fit at each epoch, atomically, and takes a killed fit up from there, bit for bit.
+    """Saves the whole state of a fit at the start of epochs, atomically, and takes a killed fit up from there, bit for bit.
 
     Lightning's own restart depends on where in a loop a checkpoint was taken; a fit that is only ever taken up at the
     start of an epoch needs two counters, the states of modules, optimizers, schedulers and callbacks, and a seed: each
-    epoch draws from (seed, epoch) alone. A fit that stops needs no state, so none is saved after the last epoch.
+    epoch draws from (seed, epoch) alone. A fit that stops needs no state, so none is saved after the last epoch; and one
+    that has just saved saves nothing for a while: what a kill costs is an epoch, or that while.
 
     Args:
         path: of the state file, one a fit.
@@ -40,12 +45,13 @@ class ResumableFit(Callback):
         state = self._saved(pl_module.device)
         if state:
             self._restore(state, trainer, pl_module)
-        self._first = trainer.current_epoch
-        self.started(self._first)
+        self._saved_at = time.monotonic()
+        self.started(trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.current_epoch > self._first and trainer.is_global_zero:
+        if trainer.is_global_zero and trainer.current_epoch and time.monotonic() - self._saved_at >= SECONDS_APART:
             self._save(trainer, pl_module)
+            self._saved_at = time.monotonic()
         own_coins = (trainer.global_rank,) if trainer.global_rank else ()
         seeds.set_global(seeds.derive(self.seed, "epoch", trainer.current_epoch, *own_coins))
 

@@ -1,5 +1,5 @@
-"""The command line: `deepal run`, which is also `train.py`, `deepal study` and `deepal compare`. jsonargparse reads them off
-the signatures of what they build."""
+"""The command line: `deepal run`, which is also `train.py`, `deepal study` and `deepal compare`. jsonargparse reads them
+off the signatures of what they build."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -91,7 +91,8 @@ def _study(arguments: list[str]) -> None:
     from deepal.report import Board, comparing
     from deepal.study import Study
 
-    arguments = [*(each for file in _leading(arguments) for each in ("--config", file)), *arguments[len(_leading(arguments)) :]]
+    files = list(takewhile(lambda each: not each.startswith("-"), arguments))
+    arguments = [*(each for file in files for each in ("--config", file)), *arguments[len(files) :]]
     made = study_parser(arguments)
     config = made.parse_args(arguments)
     built = made.instantiate(config).as_dict()
@@ -173,11 +174,6 @@ def compare_parser() -> "ExplainingParser":
     made.add_argument("--center", type=Center, default="mean", help="What the curves show over seeds.")
     made.add_argument("--out", type=Path | None, default=None, help="The folder to write into; the study's by default.")
     return made
-
-
-def _leading(arguments: Sequence[str]) -> list[str]:
-    """The files that a command begins with."""
-    return list(takewhile(lambda each: not each.startswith("-"), arguments))
 
 
 def _parser(command: str, description: str, arguments: Sequence[str]) -> "ExplainingParser":

@@ -1,7 +1,7 @@
 """What records of runs say together: settings, curves, tables. The numbers behind every picture and report.
 
-A setting is all that a run is made of but its strategy and its seed: strategies are compared within one, over seeds that they
-share. A run on the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
+A setting is all that a run is made of but its strategy and its seed: strategies are compared within one, over seeds that
+they share. A run on the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -117,9 +117,7 @@ class Setting:
             by_name.setdefault(record.title["strategy"], []).append((record, values))
         made = [_curves(name, runs) for name, runs in by_name.items()]
         self.curves = {each.name: each for each in sorted(made, key=self._rank)}
-        self.ceiling = (
-            statistics.estimate([record.metric(how.metric)[-1] for record in ceiling]) if ceiling else None
-        )
+        self.ceiling = statistics.estimate([record.metric(how.metric)[-1] for record in ceiling]) if ceiling else None
         self.ceiling_labels = ceiling[0].cycles[-1]["labels"] if ceiling else None
 
     @property
@@ -226,7 +224,9 @@ def _each_once(records: Sequence[Record]) -> list[Record]:
         name = fingerprint.digest(record.config)
         if record.cycles and (name not in best or record.cycles[-1]["labels"] > best[name].cycles[-1]["labels"]):
             best[name] = record
-    return sorted(best.values(), key=lambda each: (each.title["data"], each.title["strategy"], each.seed, repr(each.config)))
+    return sorted(
+        best.values(), key=lambda each: (each.title["data"], each.title["strategy"], each.seed, repr(each.config))
+    )
 
 
 def _settings(records: Sequence[Record], how: How) -> list[Setting]:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from deepal import fresh, preflight, seeds, weights
+from deepal import fitting, fresh, preflight, seeds, weights
 from deepal.bookkeeping import Books, Turn
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
@@ -120,7 +120,7 @@ class Cycle:
                 batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
                 self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
-                    trainer.fit(module, datamodule=self.data)
+                    fitting.fit(trainer, module, self.data, self.settings.trainer)
                 self.ranks.align(module)
         if self.ranks.first:
             weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()})

@@ -1,8 +1,8 @@
 """Who is working on which folder, where several workers share a file system: leases, which run out when a worker is gone.
 
 A lease is a file that only one worker can make (`O_EXCL`, which network file systems keep where locks of SQLite fail). It
-says who holds it, and its heartbeat changes while the holder lives. One that has run out is never taken away but followed by
-the next number, which again only one worker can make: two that find the same dead lease cannot both win.
+says who holds it, and its heartbeat changes while the holder lives. One that has run out is never taken away but followed
+by the next number, which again only one worker can make: two that find the same dead lease cannot both win.
 """
 
 import json
@@ -95,7 +95,7 @@ def place() -> str:
     """The machine, its start and its numbering of processes: where this is the same, a process number says who lives."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     try:
-        return f"{socket.gethostname()} {boot.read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()} {boot.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:  # no Linux: heartbeats alone can say
         return f"{socket.gethostname()} {_UNLIKE_ANY}"
 

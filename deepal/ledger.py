@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from deepal.oracles.base import Answer, Question, unanswered
+from deepal.oracles.base import Answer, Question
 
 INITIAL = -1
 """The cycle of the first labels, which no model asked for."""
@@ -252,8 +252,8 @@ class Ledger:
             "SELECT cycle, labels, asked, validation, metrics, seconds, answers, memory FROM results ORDER BY cycle"
         )
         return [
-            Result(*counts, json.loads(metrics), json.loads(seconds), answers, json.loads(memory))
-            for *counts, metrics, seconds, answers, memory in rows
+            Result(cycle, labels, asked, validation, json.loads(metrics), json.loads(seconds), answers, json.loads(memory))
+            for cycle, labels, asked, validation, metrics, seconds, answers, memory in rows
         ]
 
     def next_cycle(self) -> int:
@@ -282,7 +282,10 @@ class Ledger:
 
     def unanswered(self) -> list[int]:
         """Every position that was asked, can be read and has no answer, in the order of asking."""
-        return [each.position for each in unanswered(self.questions())]
+        return self._positions(
+            "SELECT position FROM queries WHERE position NOT IN (SELECT position FROM answers) AND position NOT IN "
+            "(SELECT position FROM unreadable WHERE part = 'train') ORDER BY cycle, rank"
+        )
 
     def answers(self, before: int) -> list[tuple[int, Answer]]:
         """(cycle, answer) of each position that a cycle before this one asked, in the order of asking; of several

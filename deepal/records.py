@@ -1,6 +1,7 @@
 """A run as plain values, in one file that needs neither deepal nor SQLite to be read: `run.json`, and `study.json` of many.
 
-Everything in a record but its `times` is the same when the run is repeated on the same machine, however often it was killed.
+Everything in a record but its `times` is the same when the run is repeated on the same machine, however often it was
+killed.
 """
 
 import json
@@ -56,8 +57,8 @@ class Record:
         if missing:
             known = ", ".join(sorted(set().union(*(each["metrics"] for each in self.cycles)) - {name}))
             raise RecordError(
-                f"{self.title['strategy']} with seed {self.seed} has not measured {name} in {len(missing)} cycles; there are "
-                f"{known or 'no metrics'}."
+                f"{self.title['strategy']} with seed {self.seed} has not measured {name} in {len(missing)} cycles; there "
+                f"are {known or 'no metrics'}."
             )
         return [each["metrics"][name] for each in self.cycles]
 

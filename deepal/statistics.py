@@ -1,7 +1,7 @@
 """How strategies are compared: learning curves, areas under them, paired differences over seeds. Pure functions on arrays.
 
-S seeds, n points of a curve, M strategies. A curve is `values` (n,) of a metric at `labels` (n,), ascending; higher is better.
-Two strategies are paired where their rows are of the same seeds, which start from the same labels and the same weights.
+S seeds, n points of a curve, M strategies. A curve is `values` (n,) of a metric at `labels` (n,), ascending; higher is
+better. Two strategies are paired where their rows are of the same seeds: they start from the same labels and weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,11 +30,10 @@ def aulc(labels: ArrayLike, values: ArrayLike) -> Array:
     >>> round(float(aulc([20, 30, 50], [0.5, 0.7, 0.9])), 4)
     0.7333
     """
-    labels, values = np.asarray(labels, float), np.asarray(values, float)
-    if len(labels) < 2 or (np.diff(labels) <= 0).any():
-        raise ValueError(f"labels must be two numbers at least, ascending, and are {labels.tolist()}.")
-    trapezoids = (values[..., 1:] + values[..., :-1]) / 2 * np.diff(labels)
-    return trapezoids.sum(-1) / (labels[-1] - labels[0])
+    x, y = _array(labels), _array(values)
+    if len(x) < 2 or (np.diff(x) <= 0).any():
+        raise ValueError(f"labels must be two numbers at least, ascending, and are {x.tolist()}.")
+    return ((y[..., 1:] + y[..., :-1]) / 2 * np.diff(x)).sum(-1) / (x[-1] - x[0])
 
 
 def on_grid(labels: ArrayLike, values: ArrayLike, grid: ArrayLike) -> Array:
@@ -42,7 +41,7 @@ def on_grid(labels: ArrayLike, values: ArrayLike, grid: ArrayLike) -> Array:
 
     Args: labels (n,), values (n,), grid (m,). Returns (m,).
     """
-    return np.interp(np.asarray(grid, float), np.asarray(labels, float), np.asarray(values, float), np.nan, np.nan)
+    return np.interp(_array(grid), _array(labels), _array(values), np.nan, np.nan)
 
 
 def labels_to(labels: ArrayLike, values: ArrayLike, target: float) -> Array:
@@ -50,8 +49,8 @@ def labels_to(labels: ArrayLike, values: ArrayLike, target: float) -> Array:
 
     Args: labels (n,); values (..., n). Returns (...,).
     """
-    labels, reached = np.asarray(labels, float), np.asarray(values, float) >= target
-    return np.where(reached.any(-1), labels[reached.argmax(-1)], np.inf)
+    there = _array(values) >= target
+    return np.where(there.any(-1), _array(labels)[there.argmax(-1)], np.inf)
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,9 @@ def reached(labels: ArrayLike) -> Reached:
     >>> reached([70, 90, float("inf")])
     Reached(median=90.0, seeds=2, of=3)
     """
-    labels = np.sort(np.asarray(labels, float))
-    middle = labels[(len(labels) - 1) // 2 : len(labels) // 2 + 1]
-    return Reached(float(middle.mean()) if len(labels) else np.nan, int(np.isfinite(labels).sum()), len(labels))
+    ordered = np.sort(_array(labels))
+    middle = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
+    return Reached(float(middle.mean()), int(np.isfinite(ordered).sum()), len(ordered))
 
 
 def label_efficiency(labels: ArrayLike, values: ArrayLike, baseline: ArrayLike) -> tuple[float, Reached]:
@@ -86,7 +85,7 @@ def label_efficiency(labels: ArrayLike, values: ArrayLike, baseline: ArrayLike) 
     Args: labels (n,), values (S, n), baseline (S', n) at the same labels.
     Returns (the target, the labels that it took): "reaches with 70 what the baseline reaches with 200".
     """
-    target = float(np.asarray(baseline, float)[:, -1].mean())
+    target = float(_array(baseline)[:, -1].mean())
     return target, reached(labels_to(labels, values, target))
 
 
@@ -108,18 +107,18 @@ def estimate(values: ArrayLike) -> Estimate:
     >>> round(made.mean, 3), round(made.low, 3), round(made.high, 3)
     (0.92, 0.87, 0.97)
     """
-    values = np.asarray(values, float)
-    mean, low, high = (each.item() for each in band(values[:, None]))
-    return Estimate(mean, float(values.std(ddof=1)) if len(values) > 1 else np.nan, low, high, len(values))
+    y = _array(values)
+    mean, low, high = (each.item() for each in band(y[:, None]))
+    return Estimate(mean, float(y.std(ddof=1)) if len(y) > 1 else np.nan, low, high, len(y))
 
 
 def band(values: ArrayLike) -> tuple[Array, Array, Array]:
     """Mean over seeds, and its interval, at every point of a curve. Args: values (S, n). Returns three of (n,)."""
-    values = np.asarray(values, float)
-    seeds, mean = len(values), values.mean(0)
+    y = _array(values)
+    seeds, mean = len(y), y.mean(0)
     if seeds < FEWEST:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * values.std(0, ddof=1) / np.sqrt(seeds)
+    half = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) * y.std(0, ddof=1) / np.sqrt(seeds)
     return mean, mean - half, mean + half
 
 
@@ -146,23 +145,25 @@ def difference(first: ArrayLike, second: ArrayLike) -> Difference:
     if first.shape != second.shape:
         raise ValueError(f"a comparison is of the same seeds, and {len(first)} were given against {len(second)}.")
     gains = first - second
-    return Difference(estimate(gains), int((gains > 0).sum()), int((gains == 0).sum()), t_test(gains), _wilcoxon(gains))
+    return Difference(estimate(gains), int((gains > 0).sum()), int((gains == 0).sum()), t_test(gains), wilcoxon(gains))
 
 
 def t_test(gains: ArrayLike) -> float:
     """Two-sided p-value of Student's t test that paired gains (S,) have mean zero; NaN below four seeds."""
-    gains = np.asarray(gains, float)
-    if len(gains) < FEWEST_TESTED:
+    y = _array(gains)
+    if len(y) < FEWEST_TESTED:
         return np.nan
-    if np.ptp(gains) == 0:  # no noise at all: the test divides by it
-        return float(gains[0] == 0)
-    return float(stats.ttest_1samp(gains, 0).pvalue)
+    if np.ptp(y) == 0:  # no noise at all: the test divides by it
+        return float(y[0] == 0)
+    return float(stats.ttest_1samp(y, 0).pvalue)
 
 
-def _wilcoxon(gains: Array) -> float:
-    if len(gains) < FEWEST_TESTED:
+def wilcoxon(gains: ArrayLike) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test of paired gains (S,); NaN below four seeds."""
+    y = _array(gains)
+    if len(y) < FEWEST_TESTED:
         return np.nan
-    return float(stats.wilcoxon(gains).pvalue) if gains.any() else 1.0
+    return float(stats.wilcoxon(y).pvalue) if y.any() else 1.0
 
 
 def holm(p_values: ArrayLike) -> Array:
@@ -171,18 +172,18 @@ def holm(p_values: ArrayLike) -> Array:
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    p_values = np.asarray(p_values, float)
-    adjusted, rows = np.full_like(p_values, np.nan), np.flatnonzero(~np.isnan(p_values))
-    order = rows[np.argsort(p_values[rows], kind="stable")]
-    steps = p_values[order] * np.arange(len(order), 0, -1)
+    p = _array(p_values)
+    adjusted, rows = np.full_like(p, np.nan), np.flatnonzero(~np.isnan(p))
+    order = rows[np.argsort(p[rows], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
 
 
 def win_rates(values: ArrayLike) -> Array:
     """How often each strategy is above each other one, ties counting half: (M, S) to (M, M), 0.5 on the diagonal."""
-    values = np.asarray(values, float)
-    above = values[:, None] - values[None]
+    y = _array(values)
+    above = y[:, None] - y[None]
     return ((above > 0) + 0.5 * (above == 0)).mean(-1)
 
 
@@ -230,11 +231,11 @@ def penalties(
         if set(curves) != set(names) or baseline not in curves:
             raise ValueError(f"a penalty matrix is of the same strategies in each setting, {baseline} among them.")
     for labels, by_name in settings:
-        curves = {name: np.asarray(each, float) for name, each in by_name.items()}
-        points = checkpoints(labels, curves[baseline].mean(0))
+        arrays = {name: _array(each) for name, each in by_name.items()}
+        points = checkpoints(labels, arrays[baseline].mean(0))
         for (i, first), (j, second) in combinations(enumerate(names), 2):
             for point in points:
-                gains = curves[first][:, point] - curves[second][:, point]
+                gains = arrays[first][:, point] - arrays[second][:, point]
                 p_value = t_test(gains)
                 tested |= not np.isnan(p_value)
                 if p_value < significance:
@@ -244,11 +245,19 @@ def penalties(
 
 
 def checkpoints(labels: ArrayLike, baseline: ArrayLike) -> list[int]:
-    """Which points of a curve are compared: after 1, 2, 4, ... queries, while the baseline (n,) is below 99 % of its end."""
-    points, baseline = len(np.asarray(labels)), np.asarray(baseline, float)
-    chosen = []
+    """Which points of a curve are compared: after 1, 2, 4, ... queries, while the baseline (n,) is below 99 % of its end.
+
+    >>> checkpoints([20, 30, 40, 50, 60, 70], [0.5, 0.6, 0.7, 0.8, 0.899, 0.9])
+    [1, 2]
+    """
+    y, points = _array(baseline), len(_array(labels))
+    chosen: list[int] = []
     queries = 1
-    while queries < points and (not chosen or baseline[queries] < 0.99 * baseline[-1]):
+    while queries < points and (not chosen or y[queries] < 0.99 * y[-1]):
         chosen.append(queries)
         queries *= 2
     return chosen
+
+
+def _array(values: ArrayLike) -> Array:
+    return np.asarray(values, float)

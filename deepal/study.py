@@ -1,8 +1,8 @@
 """A study: strategies x seeds x data sets x modules, each a run in a folder of its own, paired over seeds.
 
-For one seed all strategies start from the same labels and the same weights in each cycle, because seeds are derived from the
-seed of the run and from nothing else. A run is named by the hash of its configuration: what is done is never done again, and
-seeds or strategies that are added later are the only ones that run.
+For one seed all strategies start from the same labels and the same weights in each cycle, because seeds are derived from
+the seed of the run and from nothing else. A run is named by the hash of its configuration: what is done is never done
+again, and seeds or strategies that are added later are the only ones that run.
 """
 
 import logging
@@ -91,12 +91,8 @@ class Study:
     def __post_init__(self) -> None:
         self.runs: dict[Path, Learner] = {}
         seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
-        for what, given in (
-            ("strategies", self.strategies),
-            ("modules", self.modules),
-            ("data", self.data),
-            ("seeds", seeds),
-        ):
+        listed = {"strategies": self.strategies, "modules": self.modules, "data": self.data, "seeds": seeds}
+        for what, given in listed.items():
             if not isinstance(given, list) or not given:
                 raise ValueError(f"{what}={given!r} must be a list of one at least.")
         preflight.refuse_bad_name(self.name)
@@ -120,14 +116,14 @@ class Study:
         )  # fmt: skip
         if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):
             raise ValueError(
-                "trainer.devices and trainer.num_nodes must be 1: the runs of a study are for one process each; take as many "
-                "workers."
+                "trainer.devices and trainer.num_nodes must be 1: the runs of a study are for one process each; take as "
+                "many workers."
             )
         folder = learner.folder
         if folder in self.runs:
             raise ValueError(
-                f"{strategy!r} with seed {seed} on {data.title} is listed twice; list it once, or Random(replica=1) beside "
-                f"Random() for a control."
+                f"{strategy!r} with seed {seed} on {data.title} is listed twice; list it once, or Random(replica=1) "
+                f"beside Random() for a control."
             )
         self.runs[folder] = learner
 
@@ -144,8 +140,8 @@ class Study:
 
         Args: workers: processes on this machine; 1 is this process itself. Runs are the same for any number of them. Where
             there are several GPUs each worker has one.
-        Raises StudyError, when all that can be done is done, where runs have failed. Those in the hands of other machines are
-        left to them, and are missing from what is returned.
+        Raises StudyError, when all that can be done is done, where runs have failed. Those in the hands of other machines
+        are left to them, and are missing from what is returned.
         """
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1.")

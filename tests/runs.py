@@ -1,5 +1,6 @@
 """Small runs on real digits, in processes that can be killed: started from one that has imported everything once."""
 
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from deepal import Learner, ledger
+from deepal import Learner, callbacks, ledger
 from deepal.data import Digits
 from deepal.ledger import INITIAL, Ledger
 from deepal.modules import Classifier
@@ -21,6 +22,7 @@ from deepal.strategies import BADGE
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.runs"])
 
+callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
 STEPS = {"max_steps": 60}
 
 
@@ -95,6 +97,7 @@ def run_and_die(root: Path, where: str, turn: int, changes: dict[str, Any] | Non
     original = getattr(owner, name)
     count = 0
 
+    @functools.wraps(original)  # a training step keeps what is said of it
     def deadly(*arguments: Any, **keywords: Any) -> Any:
         nonlocal count
         count += 1

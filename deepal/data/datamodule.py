@@ -1,7 +1,7 @@
 """`ActiveDataModule`: the labeled and unlabeled sides of one data set, and a loader for each use of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from pathlib import Path
@@ -19,7 +19,7 @@ from deepal.data import loading
 from deepal.data.augmentation import Augmentation
 from deepal.data.images import UNLABELED, Images, ImageSet, Part, UnreadableError, fingerprint
 from deepal.data.layout import Draw
-from deepal.data.loading import ALONE, Damaged, Share
+from deepal.data.loading import ALONE, Block, Damaged, Share
 from deepal.data.measuring import measured_task
 from deepal.data.pool import Pool
 from deepal.fingerprint import NEUTRAL
@@ -99,6 +99,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction={self.max_bad_fraction} must be within 0 and 1.")
         self.share = ALONE
+        self.block: int | None = None  # training batches that are served at a time; None: one, as everybody expects
 
     @staticmethod
     def over(
@@ -181,6 +182,11 @@ class ActiveDataModule(LightningDataModule, ABC):
         self._unreadable: dict[Part, set[int]] = {"train": set(), "val": set(), "test": set()}
         for part, position in unreadable:
             self._unreadable[part].add(position)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether training images are in memory, so that reading them takes nobody else."""
+        return self._set.train.in_memory and not self.num_workers
 
     @property
     def candidates(self) -> list[int]:
@@ -341,6 +347,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         """On the device: augmentation while training, then normalisation. Raises UnreadableError for a damaged batch."""
         if isinstance(batch, Damaged):
             raise UnreadableError(batch.reasons, batch.part)
+        if isinstance(batch, Block):
+            return batch  # its batches come by here one by one
         if "input" not in batch:  # labeled and unlabeled side by side
             return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
         images = batch["input"]
@@ -348,6 +356,14 @@ class ActiveDataModule(LightningDataModule, ABC):
             for augmentation in self.augmentation:
                 images = augmentation(images)
         return {**batch, "input": self.task.normalize(images)}
+
+    def batches_of(self, block: Block) -> Iterator[Any]:
+        """The batches of a block, on the device, as they would have come by themselves."""
+        return block.prepared(self._transferred, tosses_coins=bool(self.augmentation))
+
+    def _transferred(self, batch: dict[str, Tensor]) -> Any:
+        device = self.trainer.strategy.root_device
+        return self.on_after_batch_transfer({name: each.to(device) for name, each in batch.items()}, 0)
 
     def scanned(self, batch: Any, device: torch.device) -> Any:
         """A batch of `scan_dataloader` as a module reads it, on the device."""
@@ -365,7 +381,10 @@ class ActiveDataModule(LightningDataModule, ABC):
     def _train_loader(self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str) -> DataLoader:
         seed = seeds.derive(self.cycle_seed, stream)
         sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share)
-        return loading.loader(loading.Batches(self._set.train, torch.tensor(positions), targets), sampler, self.num_workers)
+        batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
+        if self.block:
+            return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block), 0)
+        return loading.loader(batches, sampler, self.num_workers)
 
     def _eval_loader(self, images: Images, positions: Sequence[int], part: Part) -> DataLoader:
         sampler = loading.Evenly(len(positions), self._sizes[1], self.share)

@@ -1,6 +1,7 @@
 """Loaders that serve whole batches of images, to one process or several, in an order that seed and epoch alone decide."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -61,6 +62,39 @@ class Batches(Dataset):
         if isinstance(self.targets, str):
             return self.images.true_batch(positions)
         return self.images.batch(positions, None if self.targets is None else self.targets[rows])
+
+
+class Block:
+    """Some batches, one after another, each read when its turn comes.
+
+    Args: batches: where they come from; rows: of each; first: the number of the first in its epoch.
+    """
+
+    def __init__(self, batches: Batches, rows: Sequence[Tensor], first: int) -> None:
+        self.batches, self.rows, self.first = batches, rows, first
+
+    def prepared(self, prepare: Callable[[Batch], Batch], tosses_coins: bool) -> Iterator[Batch]:
+        """The batches, prepared on the device. Where that tosses no coins, and the block goes through all images at least
+        once, they are prepared once, and every batch is a part of that.
+        """
+        size = len(self.batches.positions)
+        if tosses_coins or sum(map(len, self.rows)) < size:
+            yield from (prepare(self.batches[rows]) for rows in self.rows)
+            return
+        everything = prepare(self.batches[torch.arange(size)])
+        for rows in self.rows:
+            there = rows.to(everything["position"].device)
+            yield {name: each[there] for name, each in everything.items()}
+
+
+class Blocks(Dataset):
+    """Blocks by their rows: item (first, rows of each batch) is the block."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, item: tuple[int, Sequence[Tensor]]) -> Block:
+        return Block(self.batches, item[1], item[0])
 
 
 class Scanned(Batches):
@@ -145,8 +179,9 @@ class Shuffled(Sampler[Tensor]):
     def _one_pass(self, generator: torch.Generator) -> Sequence[Tensor]:
         rank, processes = self.share
         order = torch.randperm(self.size, generator=generator)
-        order = order[torch.arange(-(-self.size // processes) * processes) % self.size]
-        return order[rank::processes].split(self._sizes())
+        if processes > 1:
+            order = order[torch.arange(-(-self.size // processes) * processes) % self.size][rank::processes]
+        return order.split(self._sizes())
 
     def _sizes(self) -> list[int]:
         size = -(-self.size // self.share.processes)
@@ -159,8 +194,28 @@ class Shuffled(Sampler[Tensor]):
         return (self.share.rank,) if self.share.rank else ()
 
 
-def loader(batches: Batches, sampler: Sampler[Tensor], num_workers: int) -> DataLoader:
-    """A DataLoader whose items are whole batches."""
+class InBlocks(Sampler):
+    """The batches of another sampler, so many at a time. Args: of: the other; size: batches a block."""
+
+    def __init__(self, of: Shuffled, size: int) -> None:
+        self.of, self.size, self.workers = of, size, of.workers
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.of.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
+        batches, first = iter(self.of), 0
+        while block := list(islice(batches, self.size)):
+            yield first, block
+            first += len(block)
+
+    def __len__(self) -> int:
+        return -(-len(self.of) // self.size)
+
+
+def loader(batches: Dataset, sampler: Sampler, num_workers: int) -> DataLoader:
+    """A DataLoader whose items are whole batches, or blocks of them."""
     return DataLoader(
         batches,
         sampler=sampler,

@@ -118,17 +118,20 @@ class Classifier(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["input"])
         loss = functional.cross_entropy(logits, batch["target"])
-        self._train_sums += torch.stack(
-            [loss.detach() * len(logits), (logits.argmax(1) == batch["target"]).sum(), loss.new_tensor(len(logits))]
-        )
+        hits = (logits.argmax(1) == batch["target"]).sum()
+        self._taken.append((loss.detach(), hits, len(logits)))
         return loss
 
+    training_step.in_blocks = True  # logs nothing by the step, so that many may be taken in one of Lightning's
+
     def on_train_epoch_start(self) -> None:
-        self._train_sums = torch.zeros(3, device=self.device)  # loss, hits, images: logging a step costs as much as one
+        self._taken: list[tuple[Tensor, Tensor, int]] = []  # of each step: logging one costs as much as the step itself
 
     def on_train_epoch_end(self) -> None:
-        loss, hits, images = self._train_sums
-        self.log_dict({"train/loss": loss / images, "train/accuracy": hits / images})
+        losses, hits, images = zip(*self._taken, strict=True)
+        sizes = torch.tensor(images, device=self.device)
+        loss, accuracy = (torch.stack(losses) * sizes).sum(), torch.stack(hits).sum()
+        self.log_dict({"train/loss": loss / sizes.sum(), "train/accuracy": accuracy / sizes.sum()})
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self._measure(self.validation_metrics, batch)

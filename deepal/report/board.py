@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from deepal import tables
+from deepal import fingerprint, tables
 from deepal.leases import Leases
 from deepal.records import Record
 from deepal.study import Study
@@ -93,7 +93,8 @@ class Board:
     def _by_strategy(self) -> Iterator[tuple[str, list[Path]]]:
         groups: dict[str, list[Path]] = {}
         for folder, learner in self.study.runs.items():
-            name = repr(learner.strategy) if learner.initial.heeds_budget else "(the whole training set)"
+            strategy = fingerprint.title(fingerprint.describe(learner.strategy))
+            name = strategy if learner.initial.heeds_budget else "(the whole training set)"
             groups.setdefault(name, []).append(folder)
         yield from groups.items()
 

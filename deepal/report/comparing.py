@@ -1,4 +1,4 @@
-"""A comparison as people read it: tables, in a terminal and in Markdown, and the files that everything can be computed from."""
+"""A comparison as people read it: tables, in a terminal and in Markdown, and files that all of it can be computed from."""
 
 from collections.abc import Iterator, Sequence
 from math import isfinite, isnan
@@ -62,7 +62,12 @@ def labels(setting: Setting) -> list[list[str]]:
     """The table of labels to a target, and of what all of them reach: the ceiling first, the baseline last."""
     how = setting.how
     efficiency = [f"to {how.baseline}'s end"] if setting.baseline else []
-    header = ["strategy", *(f"to {target:g}" for target in how.targets), *efficiency, f"{how.metric} at {setting.grid[-1]:g}"]
+    header = [
+        "strategy",
+        *(f"to {target:g}" for target in how.targets),
+        *efficiency,
+        f"{how.metric} at {setting.grid[-1]:g}",
+    ]
     rows = [
         [row.curves.name, *map(_labels, [*row.targets, *([row.efficiency] if row.efficiency else [])]), _mean(row.final)]
         for row in setting.rows
@@ -77,7 +82,11 @@ def costs(setting: Setting) -> list[list[str]]:
     """The table of seconds and memory: of a run, on average."""
     header = ["strategy", "fit [s]", "scan [s]", "select [s]", "CPU [s]", "memory [MiB]"]
     rows = [
-        [each.name, *(f"{each.seconds(phase):.2f}" for phase in ("fit", "scan", "select", "cpu")), f"{each.memory() / 2**20:.0f}"]
+        [
+            each.name,
+            *(f"{each.seconds(phase):.2f}" for phase in ("fit", "scan", "select", "cpu")),
+            f"{each.memory() / 2**20:.0f}",
+        ]
         for each in setting.curves.values()
     ]  # fmt: skip
     return [header, *rows]
@@ -86,16 +95,16 @@ def costs(setting: Setting) -> list[list[str]]:
 def notes(comparison: Comparison) -> str:
     """How the tables are to be read, and what a comparison of strategies that do not differ would say."""
     lines = [
-        "AULC: area under the curve over its range. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds on. "
-        "p: paired tests against the baseline, after Holm, from 4 seeds on. Labels to a value: the median over all seeds; "
-        "(k of n) where some never come there."
+        "AULC: area under the curve over its range. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds "
+        "on. p: paired tests against the baseline, after Holm, from 4 seeds on. Labels to a value: the median over all "
+        "seeds; (k of n) where some never come there."
     ]
     penalties = comparison.penalties()
     if penalties and penalties.false_wins:
         names = len(penalties.strategies)
         lines.append(
-            f"The penalty matrix counts {penalties.matrix.sum():.1f} wins; {penalties.false_wins * names * (names - 1):.1f} "
-            f"are to be expected where no strategy differs from another."
+            f"The penalty matrix counts {penalties.matrix.sum():.1f} wins; "
+            f"{penalties.false_wins * names * (names - 1):.1f} are to be expected where no strategy differs from another."
         )
     if comparison.control:
         for setting in comparison.settings:

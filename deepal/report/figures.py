@@ -1,4 +1,4 @@
-"""Figures of a comparison: learning curves with their intervals, and who beats whom. The same input gives the same bytes."""
+"""Figures of a comparison: learning curves with their intervals, and who beats whom. Same input, same bytes."""
 
 import math
 from collections.abc import Sequence
@@ -147,13 +147,15 @@ def draw_penalties(comparison: Comparison, *paths: Path) -> bool:
     _draw_matrix(panels[0], penalties.matrix, names, (0, max(penalties.settings, 1)), penalties.losses)
     panels[0].set_title(
         f"Penalties: the row beats the column\nin so many of {penalties.settings} settings (t test, p < 0.05).\n"
-        f"Expected by chance alone: {penalties.false_wins:.3g} an entry, {chance:.2g} in all{_control(comparison, penalties)}",
+        f"By chance alone: {penalties.false_wins:.3g} an entry, {chance:.2g} in all{_control(comparison, penalties)}",
         loc="left", fontsize=9,
     )  # fmt: skip
     for panel, setting in zip(panels[1:], comparison.settings, strict=True):
         of, rates = setting.win_rates()
         _draw_matrix(panel, rates, of, (0, 1), rates.mean(0))
-        panel.set_title(f"Win rates, {setting.title}:\nshare of seeds in which the row's\narea is better", loc="left", fontsize=9)
+        panel.set_title(
+            f"Win rates, {setting.title}:\nshare of seeds in which the row's\narea is better", loc="left", fontsize=9
+        )
     save(figure, *paths)
     return True
 
@@ -163,10 +165,13 @@ def _control(comparison: Comparison, penalties: statistics.Penalties) -> str:
     if comparison.control not in penalties.strategies:
         return ""
     i, j = (penalties.strategies.index(name) for name in (comparison.how.baseline, comparison.control))
-    return f".\nThe A/A control, {comparison.how.baseline} against itself: {penalties.matrix[i, j]:.2g} and {penalties.matrix[j, i]:.2g}"
+    matrix = penalties.matrix
+    return f".\nThe A/A control, {comparison.how.baseline} against itself: {matrix[i, j]:.2g} and {matrix[j, i]:.2g}"
 
 
-def _draw_matrix(axes: Axes, matrix: np.ndarray, names: Sequence[str], span: tuple[float, float], below: np.ndarray) -> None:
+def _draw_matrix(
+    axes: Axes, matrix: np.ndarray, names: Sequence[str], span: tuple[float, float], below: np.ndarray
+) -> None:
     """Draw numbers in a grid, and the means of the columns below."""
     short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
     axes.imshow(np.vstack([matrix, below]), cmap="Blues", vmin=span[0], vmax=span[1] * 1.3, aspect="equal")
