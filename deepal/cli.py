@@ -117,6 +117,10 @@ def _compare(arguments: list[str]) -> None:
     from deepal.comparison import Comparison, How
     from deepal.report import comparing
 
+    if not arguments:
+        sys.exit(
+            "deepal: name what to compare: folders of runs or of studies, or files study.json. See deepal compare --help."
+        )
     made = compare_parser()
     built = made.instantiate(made.parse_args(arguments)).as_dict()
     paths, out, center = (built.pop(name) for name in ("paths", "out", "center"))

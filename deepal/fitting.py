@@ -8,7 +8,6 @@ the weights are the same, bit for bit.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 import torch
@@ -107,11 +106,9 @@ def _step_through(
     """What Lightning does with each of the batches: a training step inside the optimizer's, and the schedule's."""
     trainer = module.trainer
     optimizer, schedules = trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs]
-    left = trainer.max_steps - trainer.global_step if trainer.max_steps >= 0 else None
-    taken = 0
-    for taken, batch in enumerate(islice(data.batches_of(block), left), 1):
+    for index, batch in enumerate(data.batches_of(block), block.first):
 
-        def loss_of(batch: Any = batch, index: int = block.first + taken - 1) -> Tensor:
+        def loss_of(batch: Any = batch, index: int = index) -> Tensor:
             with torch.enable_grad():
                 loss = step(batch, index)
             optimizer.zero_grad()
@@ -121,7 +118,7 @@ def _step_through(
         optimizer.step(loss_of)
         for schedule in schedules:
             schedule.step()
-    _count(trainer, taken)
+    _count(trainer, len(block.rows))
 
 
 def _count(trainer: Trainer, steps: int) -> None:

@@ -53,8 +53,8 @@ class Study:
     Args:
         strategies: to compare. `Random` among them is what the others are held against; `Random(replica=1)` beside it is an
             A/A control, which shows what such a comparison calls a difference where there is none.
-        modules: as `Learner.module`.
-        data: as `Learner.data`.
+        modules: as `Learner.module`, each.
+        data: as `Learner.data`; one, or several.
         seeds: how many, from 0, or which.
         ceiling: also train on the whole training set, once a seed, data set and module.
         name: of the study's folder in `root`, which holds the folders of its runs.
@@ -73,7 +73,7 @@ class Study:
 
     strategies: list[QueryStrategy]
     modules: list[Callable[[], LightningModule] | Adapter]
-    data: list[ActiveDataModule]
+    data: ActiveDataModule | list[ActiveDataModule]
     seeds: int | list[int] = 5
     ceiling: bool = False
     oracle: Oracle = field(default_factory=DatasetOracle)
@@ -91,7 +91,8 @@ class Study:
     def __post_init__(self) -> None:
         self.runs: dict[Path, Learner] = {}
         seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
-        listed = {"strategies": self.strategies, "modules": self.modules, "data": self.data, "seeds": seeds}
+        sets = self.data if isinstance(self.data, list) else [self.data]
+        listed = {"strategies": self.strategies, "modules": self.modules, "data": sets, "seeds": seeds}
         for what, given in listed.items():
             if not isinstance(given, list) or not given:
                 raise ValueError(f"{what}={given!r} must be a list of one at least.")
@@ -101,10 +102,10 @@ class Study:
                 f"oracle={self.oracle!r} asks people, and a study would ask them for the same images many times; take an "
                 f"oracle that simulates, or `deepal run`."
             )
-        for seed, data, module in product(seeds, self.data, self.modules):  # what is finished at any time can be compared
+        for seed, data, module in product(seeds, sets, self.modules):  # what is finished at any time can be compared
             for strategy in self.strategies:
                 self._add(strategy, module, data, seed, self.initial)
-        for seed, data, module in product(seeds if self.ceiling else (), self.data, self.modules):
+        for seed, data, module in product(seeds if self.ceiling else (), sets, self.modules):
             self._add(Random(), module, data, seed, Everything())
 
     def _add(self, strategy: QueryStrategy, module: Any, data: ActiveDataModule, seed: int, initial: Initial) -> None:
@@ -255,7 +256,9 @@ def _supervise(study: Study, session: str, workers: int) -> None:
 
 
 def _started(study: Study, session: str, number: int) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(study, session, _gpu(number)), daemon=True)
+    context = multiprocessing.get_context("forkserver")  # which imports torch once for all workers, and starts no threads
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=_work, args=(study, session, _gpu(number)), daemon=True)
     try:
         process.start()
     except (AttributeError, TypeError, pickle.PicklingError) as error:

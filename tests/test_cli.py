@@ -321,3 +321,62 @@ def test_print_config_can_be_run(capsys):
 
 def test_train_py_is_deepal_run():
     assert re.search(r"from deepal.cli import run\b", (ROOT / "train.py").read_text())
+
+
+# Studies and comparisons
+
+
+SMALL = [
+    *("--trainer.max_steps", "2", "--query_size", "5", "--budget", "30", "--seeds", "2"),
+    *("--initial", "AtRandom", "--initial.size", "20"),
+]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_study_runs(path, tmp_path, monkeypatch, capsys):
+    more = []
+    if "mnist" in path.stem:
+        (tmp_path / "data").mkdir()
+        FILES["mnist"](tmp_path / "data", monkeypatch)
+        more = ["--data.root", str(tmp_path / "data")]
+    cli.main(["study", str(path), *SMALL, *more, "--root", str(tmp_path / "runs")])
+    (folder,) = (tmp_path / "runs").iterdir()
+    said = capsys.readouterr().out
+    assert "AULC [20, 30]" in " ".join(said.split())
+    for name in ("study.yaml", "curves.png", "curves.svg", "penalty.svg", "study.csv", "study.json"):
+        assert (folder / name).exists()
+    written = (folder / "study.json").read_bytes()
+    targets = yaml.safe_load((folder / "study.yaml").read_text())["compare"]["targets"]
+    cli.main(["compare", str(folder), "--targets", str(targets), "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "study.json").read_bytes() == written
+    assert (tmp_path / "again" / "curves.png").read_bytes() == (folder / "curves.png").read_bytes()
+    capsys.readouterr()
+    cli.main(["study", "--config", str(folder / "study.yaml")])  # the saved file does it again, and nothing is left to do
+    assert "runs done, 0 at work, 0 s so far" in capsys.readouterr().out
+    assert (folder / "study.json").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare"], "name what to compare"),
+        (["compare", "nowhere"], "nowhere is not there"),
+        (["compare", "nowhere", "--metrik", "x"], "there is no option 'metrik'"),
+        (["compare", "nowhere", "--center", "mode"], "--center takes 'mean', 'median'"),
+        (["study"], "--strategies is missing"),
+        (["study", "--strategies", "[Randm]"], "there is no 'Randm' for --strategies; the nearest is 'Random'"),
+        (["studdy"], "it has: run, study, compare"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said_in_a_sentence(arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert says in str(stopped.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_commands_without_importing_torch():
+    code = "import sys; from deepal.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(f"\n  {command} " in done.stdout for command in ("run", "study", "compare"))

@@ -383,7 +383,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share)
         batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
         if self.block:
-            return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block), 0)
+            cut = max(self.trainer.max_steps, 0) % len(sampler)
+            return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block, cut), 0)
         return loading.loader(batches, sampler, self.num_workers)
 
     def _eval_loader(self, images: Images, positions: Sequence[int], part: Part) -> DataLoader:

@@ -1,7 +1,7 @@
 """Loaders that serve whole batches of images, to one process or several, in an order that seed and epoch alone decide."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -195,23 +195,27 @@ class Shuffled(Sampler[Tensor]):
 
 
 class InBlocks(Sampler):
-    """The batches of another sampler, so many at a time. Args: of: the other; size: batches a block."""
+    """The batches of another sampler, so many at a time.
 
-    def __init__(self, of: Shuffled, size: int) -> None:
-        self.of, self.size, self.workers = of, size, of.workers
+    Args: of: the other; size: batches a block, at most; cut: a block ends after this batch of each epoch, where a fit that
+        is so many steps long will end: it must find itself within an epoch then, as it would without blocks.
+    """
+
+    def __init__(self, of: Shuffled, size: int, cut: int = 0) -> None:
+        self.of, self.workers = of, of.workers
+        self.ends = sorted({*range(size, len(of), size), *([cut] if cut else []), len(of)})
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch."""
         self.of.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
-        batches, first = iter(self.of), 0
-        while block := list(islice(batches, self.size)):
-            yield first, block
-            first += len(block)
+        batches = iter(self.of)
+        for first, end in pairwise((0, *self.ends)):
+            yield first, list(islice(batches, end - first))
 
     def __len__(self) -> int:
-        return -(-len(self.of) // self.size)
+        return len(self.ends)
 
 
 def loader(batches: Dataset, sampler: Sampler, num_workers: int) -> DataLoader:

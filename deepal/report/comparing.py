@@ -140,8 +140,8 @@ def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
                     yield {
                         "setting": setting.title, "strategy": curves.name, "seed": run.seed,
                         **{name: cycle[name] for name in ("cycle", "labels", "asked", "validation")},
-                        **cycle["metrics"],
-                        **{f"seconds/{phase}": seconds for phase, seconds in times["seconds"].items()},
+                        **dict(sorted(cycle["metrics"].items())),
+                        **{f"seconds/{phase}": seconds for phase, seconds in sorted(times["seconds"].items())},
                     }  # fmt: skip
 
 

@@ -94,3 +94,9 @@ def test_finding_the_width_draws_nothing_and_changes_no_mode(network):
     assert width_of(trunk, (1, 28, 28)) == made.features[1].in_features
     assert torch.equal(torch.get_rng_state(), state)
     assert [each.training for each in trunk.modules()] == modes
+
+
+def test_a_head_without_a_bias():
+    network = MLP((1, 8, 8), 10, hidden=(16,), dropout=0, head_bias=False)
+    assert network.head.bias is None
+    assert not network.head(torch.zeros(1, 16)).any()
