@@ -87,9 +87,10 @@ def _run(arguments: list[str]) -> None:
 
 
 def _study(arguments: list[str]) -> None:
+    from deepal import folder
     from deepal.comparison import Comparison, How
     from deepal.report import Board, comparing
-    from deepal.study import Study
+    from deepal.study import Study, StudyError
 
     files = list(takewhile(lambda each: not each.startswith("-"), arguments))
     arguments = [*(each for file in files for each in ("--config", file)), *arguments[len(files) :]]
@@ -101,13 +102,21 @@ def _study(arguments: list[str]) -> None:
     study = Study(**{**options, "trainer": built.get("trainer") or {}})
     study.folder.mkdir(parents=True, exist_ok=True)
     (study.folder / "study.yaml").write_text(made.dump(config))
+    failed: list[StudyError] = []
     with Board(study, how.metric):
-        found = study.run(config.workers)
-    if found:
-        comparison = Comparison(found, how)
-        comparing.show(comparison)
-        comparing.write(comparison, study.folder, center)
-        sys.stdout.write(f"curves, penalties, study.csv and study.json: {study.folder}\n")
+        try:
+            study.run(config.workers)
+        except StudyError as error:  # said after what the others have come to
+            failed.append(error)
+    with folder.held(study.folder, patience=60):  # another machine may have come to the end at the same time
+        found = study.records()
+        if found:
+            comparison = Comparison(found, how)
+            comparing.write(comparison, study.folder, center)
+            comparing.show(comparison)
+            sys.stdout.write(f"curves, penalties, study.csv and study.json: {study.folder}\n")
+    if failed:
+        raise failed[0]
 
 
 def _compare(arguments: list[str]) -> None:
@@ -126,8 +135,8 @@ def _compare(arguments: list[str]) -> None:
     paths, out, center = (built.pop(name) for name in ("paths", "out", "center"))
     comparison = Comparison([record for path in paths for record in records.read(path)], How(**built))
     out = out or (paths[0] if len(paths) == 1 and paths[0].is_dir() else Path("comparison"))
-    comparing.show(comparison)
     written = comparing.write(comparison, out, center)
+    comparing.show(comparison)
     sys.stdout.write(f"{', '.join(each.name for each in written)}: {out}\n")
 
 

@@ -4,7 +4,7 @@ A setting is all that a run is made of but its strategy and its seed: strategies
 they share. A run on the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -16,8 +16,7 @@ from deepal.records import Record, RecordError
 from deepal.statistics import Array, Difference, Estimate, Penalties, Reached
 
 BASELINE = "Random"
-_LOWER_IS_BETTER = ("nll", "ece", "brier", "loss", "error")
-_EVERYTHING = "deepal.data.initial.Everything"
+_LOWER_IS_BETTER = {"nll", "ece", "brier", "loss", "error", "rmse", "mae", "mse"}
 Axis = Literal["labels", "people"]
 
 
@@ -31,6 +30,7 @@ class How:
 
     Args:
         metric: of the measured ones.
+        better: whether higher or lower is better; None to tell by its name (nll, ece, brier, loss, error: lower).
         targets: of that metric; how many labels reach each is reported.
         baseline: the strategy that others are held against.
         axis: what the metric is drawn against: labels, or the seconds that people took to answer.
@@ -38,6 +38,7 @@ class How:
     """
 
     metric: str = "test/accuracy"
+    better: Literal["higher", "lower"] | None = None
     targets: Sequence[float] = ()
     baseline: str = BASELINE
     axis: Axis = "labels"
@@ -50,31 +51,46 @@ class How:
     @property
     def sign(self) -> int:
         """1 where more of the metric is better, -1 where less is."""
-        return -1 if self.metric.rpartition("/")[2] in _LOWER_IS_BETTER else 1
+        named_so = not _LOWER_IS_BETTER.isdisjoint(self.metric.replace("/", "_").lower().split("_"))
+        return -1 if self.better == "lower" or (self.better is None and named_so) else 1
+
+    def along(self, record: Record) -> Array:
+        """Where the cycles of a run lie on the axis."""
+        if self.axis == "people":
+            if not any(record.times["people"]):
+                raise RecordError(f"nobody measured how long answering took in {record.name}; take axis=labels.")
+            return np.asarray(record.times["people"], float)
+        return record.labels() * (self.price or 1)
 
 
 @dataclass(frozen=True)
 class Curves:
-    """One strategy in one setting. Args: name; seeds (S,); values (S, n) of the metric; records of the runs."""
+    """One strategy in one setting.
+
+    Args:
+        name: of the strategy.
+        seeds: (S,).
+        values: (S, n), the metric on the grid of the setting.
+        axes: where each run was measured.
+        records: of the runs.
+    """
 
     name: str
     seeds: tuple[int, ...]
     values: Array
+    axes: tuple[Array, ...]
     records: tuple[Record, ...]
-
-    def of(self, seeds: Sequence[int]) -> Array:
-        """The values of these seeds, in this order."""
-        return self.values[[self.seeds.index(seed) for seed in seeds]]
 
     def seconds(self, phase: str) -> float:
         """Seconds of a phase in a run, on average; NaN where none was measured."""
-        spent = [sum(each["seconds"].get(phase, 0.0) for each in record.times["cycles"]) for record in self.records]
-        return float(np.mean(spent)) if spent else np.nan
+        cycles = [[each["seconds"].get(phase, np.nan) for each in record.times["cycles"]] for record in self.records]
+        measured = [np.nansum(each) for each in cycles if not np.isnan(each).all()]
+        return float(np.mean(measured)) if measured else np.nan
 
-    def memory(self) -> int:
-        """Most bytes that a process held in any cycle."""
-        cycles = [cycle for record in self.records for cycle in record.times["cycles"]]
-        return max((cycle["memory"].get("process", 0) for cycle in cycles), default=0)
+    def memory(self, where: str) -> int | None:
+        """Most bytes held in any cycle, by the `process` or on the `device`; None where that was not measured."""
+        cycles = [cycle["memory"] for record in self.records for cycle in record.times["cycles"]]
+        return max((each[where] for each in cycles if where in each), default=None)
 
 
 @dataclass(frozen=True)
@@ -109,15 +125,19 @@ class Setting:
 
     def __init__(self, title: str, records: Sequence[Record], ceiling: Sequence[Record], how: How) -> None:
         self.title, self.how = title, how
-        axes = [_axis(record, how) for record in records]
-        self.grid = _grid(axes, title)
+        axes = [how.along(record) for record in records]
+        self.grid = _grid(axes, title, how)
+        self.is_cut = any(axis[-1] > self.grid[-1] for axis in axes)
+        names = _names(records)
         by_name: dict[str, list[tuple[Record, Array]]] = {}
-        for record, axis in zip(records, axes, strict=True):
-            values = statistics.on_grid(axis, record.metric(how.metric), self.grid)
-            by_name.setdefault(record.title["strategy"], []).append((record, values))
-        made = [_curves(name, runs) for name, runs in by_name.items()]
+        for name, record, axis in zip(names, records, axes, strict=True):
+            by_name.setdefault(name, []).append((record, axis))
+        made = [self._curves(name, runs) for name, runs in by_name.items()]
         self.curves = {each.name: each for each in sorted(made, key=self._rank)}
-        self.ceiling = statistics.estimate([record.metric(how.metric)[-1] for record in ceiling]) if ceiling else None
+        self.ceilings = {each.seed: each for each in sorted(ceiling, key=lambda each: each.seed)}  # of equal seeds one
+        self.ceiling = (
+            statistics.estimate([each.metric(how.metric)[-1] for each in self.ceilings.values()]) if ceiling else None
+        )
         self.ceiling_labels = ceiling[0].cycles[-1]["labels"] if ceiling else None
 
     @property
@@ -125,14 +145,14 @@ class Setting:
         return self.curves.get(self.how.baseline)
 
     @property
-    def labels(self) -> int:
-        """Labels of a run, at most; those of the validation set are beside them."""
-        return max(cycle["labels"] for each in self.curves.values() for run in each.records for cycle in run.cycles)
-
-    @property
     def validation(self) -> int:
         """Labels of the validation set of a run, at most."""
         return max(cycle["validation"] for each in self.curves.values() for run in each.records for cycle in run.cycles)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of any strategy."""
+        return sorted(set().union(*(each.seeds for each in self.curves.values())))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -151,34 +171,64 @@ class Setting:
                 t_test=float(t_test),
                 wilcoxon=float(wilcoxon),
                 targets=tuple(self._reached(each, target) for target in self.how.targets),
-                efficiency=self._reached(each, float(self.baseline.values[:, -1].mean())) if self.baseline else None,
+                efficiency=self._efficiency(each),
             )
             for each, gain, t_test, wilcoxon in zip(self.curves.values(), gains, t_tests, wilcoxons, strict=True)
         ]
 
     def areas(self, values: Array) -> Array:
+        """Areas under curves on the grid, (S, n) to (S,)."""
         return statistics.aulc(self.grid, values)
-
-    def shared_seeds(self, names: Sequence[str]) -> list[int]:
-        """Seeds that all of these strategies were run with."""
-        return sorted(set.intersection(*(set(self.curves[name].seeds) for name in names)))
 
     def win_rates(self) -> tuple[list[str], Array]:
         """(names, matrix): in which share of the seeds the area of the row's strategy is better than the column's."""
-        names = list(self.curves)
-        seeds = self.shared_seeds(names)
-        areas = [self.how.sign * self.areas(self.curves[name].of(seeds)) for name in names]
-        return names, statistics.win_rates(areas)
+        rates = statistics.win_rates([self.how.sign * self._by_seed(each, self.areas) for each in self.curves.values()])
+        return list(self.curves), rates
+
+    def by_queries(self, names: Sequence[str]) -> dict[str, Array]:
+        """The metric after 0, 1, ... queries, higher is better: (all seeds, n) of each strategy, NaN for what it lacks."""
+        runs = [record for name in names for record in self.curves[name].records]
+        first = max(record.labels()[0] for record in runs)
+        last = min(record.labels()[-1] for record in runs)
+        labels = np.arange(first, last + 1, runs[0].config["query_size"])
+        made = {}
+        for name in names:
+            by_seed = {
+                record.seed: statistics.on_grid(record.labels(), record.metric(self.how.metric), labels)
+                for record in self.curves[name].records
+            }
+            missing = np.full(len(labels), np.nan)
+            made[name] = self.how.sign * np.stack([by_seed.get(seed, missing) for seed in self.seeds])
+        return made
+
+    def _curves(self, name: str, runs: Sequence[tuple[Record, Array]]) -> Curves:
+        ordered = sorted(runs, key=lambda each: each[0].seed)
+        values = [statistics.on_grid(axis, record.metric(self.how.metric), self.grid) for record, axis in ordered]
+        records, axes = (tuple(each) for each in zip(*ordered, strict=True))
+        return Curves(name, tuple(each.seed for each in records), np.stack(values), axes, records)
+
+    def _by_seed(self, curves: Curves, summary: Callable[[Array], Array]) -> Array:
+        """A summary of each run of a strategy, in the order of all seeds; NaN where it lacks one."""
+        found = dict(zip(curves.seeds, summary(curves.values), strict=True))
+        return np.array([found.get(seed, np.nan) for seed in self.seeds])
 
     def _gain(self, curves: Curves) -> Difference | None:
         if self.baseline is None or curves is self.baseline:
             return None
-        seeds = self.shared_seeds([curves.name, self.baseline.name])
-        sides = (self.how.sign * self.areas(each.of(seeds)) for each in (curves, self.baseline))
-        return statistics.difference(*sides)
+        sides = np.stack([self.how.sign * self._by_seed(each, self.areas) for each in (curves, self.baseline)])
+        shared = sides[:, ~np.isnan(sides).any(0)]
+        return statistics.difference(*shared) if shared.size else None
 
     def _reached(self, curves: Curves, target: float) -> Reached:
-        return statistics.reached(statistics.labels_to(self.grid, self.how.sign * curves.values, self.how.sign * target))
+        sign = self.how.sign
+        runs = zip(curves.axes, curves.records, strict=True)
+        points = [(axis, sign * np.array(record.metric(self.how.metric))) for axis, record in runs]
+        return statistics.reached([statistics.labels_to(axis, values, sign * target) for axis, values in points])
+
+    def _efficiency(self, curves: Curves) -> Reached | None:
+        if self.baseline is None or curves is self.baseline:
+            return None
+        return self._reached(curves, float(self.baseline.values[:, -1].mean()))
 
     def _rank(self, curves: Curves) -> tuple[bool, float, str]:
         return curves.name == self.how.baseline, -self.how.sign * float(self.areas(curves.values).mean()), curves.name
@@ -187,13 +237,15 @@ class Setting:
 class Comparison:
     """Runs, compared.
 
-    Args: records: of runs, those of one configuration once; how: to compare them.
+    Args: records: of runs; those that are not finished are left out, and of one configuration all but one. how: to compare
+        them.
     Raises ComparisonError where there is nothing to compare, and RecordError where a metric was not measured.
     """
 
     def __init__(self, records: Sequence[Record], how: How | None = None) -> None:
         self.how = how or How()
-        self.records = _each_once(records)
+        self.records = _each_once([each for each in records if each.finished])
+        self.unfinished = len({fingerprint.digest(each.config) for each in records if not each.finished})
         self.settings = _settings(self.records, self.how)
         known = dict.fromkeys(name for setting in self.settings for name in setting.curves)
         if self.how.baseline not in known and self.how.baseline != BASELINE:
@@ -210,35 +262,39 @@ class Comparison:
         names = [name for name in self.settings[0].curves if all(name in each.curves for each in self.settings)]
         if self.how.baseline not in names or len(names) < 2:
             return None
-        return statistics.penalties([self._compared(setting, names) for setting in self.settings], self.how.baseline)
-
-    def _compared(self, setting: Setting, names: Sequence[str]) -> tuple[Array, Mapping[str, Array]]:
-        seeds = setting.shared_seeds(names)
-        return setting.grid, {name: self.how.sign * setting.curves[name].of(seeds) for name in names}
+        return statistics.penalties([each.by_queries(names) for each in self.settings], self.how.baseline)
 
 
 def _each_once(records: Sequence[Record]) -> list[Record]:
     """Of each configuration the record with the most labels, in an order that the records alone decide."""
     best: dict[str, Record] = {}
-    for record in records:
-        name = fingerprint.digest(record.config)
-        if record.cycles and (name not in best or record.cycles[-1]["labels"] > best[name].cycles[-1]["labels"]):
-            best[name] = record
+    for record in sorted((each for each in records if each.cycles), key=lambda each: (each.labels()[-1], repr(each))):
+        best[fingerprint.digest(record.config)] = record
     return sorted(
         best.values(), key=lambda each: (each.title["data"], each.title["strategy"], each.seed, repr(each.config))
     )
 
 
+def _names(records: Sequence[Record]) -> list[str]:
+    """What people call the strategy of each record: by its whole path where two of one title are not the same."""
+    kinds: dict[str, set[str]] = {}
+    for each in records:
+        kinds.setdefault(each.title["strategy"], set()).add(fingerprint.digest(each.config["strategy"]))
+    return [
+        title if len(kinds[title]) == 1 else f"{title} ({strategy['class']} {fingerprint.digest(strategy)[:4]})"
+        for title, strategy in ((each.title["strategy"], each.config["strategy"]) for each in records)
+    ]
+
+
 def _settings(records: Sequence[Record], how: How) -> list[Setting]:
-    is_ceiling: Callable[[Record], bool] = lambda record: record.config["initial"].get("class") == _EVERYTHING  # noqa: E731
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if not is_ceiling(record):
+        if not record.is_ceiling:
             groups.setdefault(fingerprint.digest(_setting_of(record)), []).append(record)
     if not groups:
-        raise ComparisonError("there is no run to compare, but on whole training sets; give runs of strategies.")
+        raise ComparisonError("there is no finished run of a strategy to compare; let one come to its budget.")
     ceilings: dict[str, list[Record]] = {}
-    for record in filter(is_ceiling, records):
+    for record in [each for each in records if each.is_ceiling]:
         ceilings.setdefault(fingerprint.digest(_setting_of(record, "initial")), []).append(record)
     titles = _titles([runs[0] for runs in groups.values()])
     of = [ceilings.get(fingerprint.digest(_setting_of(runs[0], "initial")), []) for runs in groups.values()]
@@ -265,28 +321,14 @@ def _titles(firsts: Sequence[Record]) -> list[str]:
     return made
 
 
-def _axis(record: Record, how: How) -> Array:
-    if how.axis == "people":
-        if not any(record.times["people"]):
-            raise RecordError(f"nobody measured how long answering took in {record.title['strategy']}; take axis=labels.")
-        return np.asarray(record.times["people"], float)
-    return np.asarray([each["labels"] for each in record.cycles], float) * (how.price or 1)
-
-
-def _grid(axes: Sequence[Array], title: str) -> Array:
+def _grid(axes: Sequence[Array], title: str, how: How) -> Array:
     """Where the curves are compared: the points that they all have, or, where they differ, all points of their common
     range."""
     if all(np.array_equal(each, axes[0]) for each in axes):
-        grid = axes[0]
+        grid = np.unique(axes[0])
     else:
         points = np.unique(np.concatenate(axes))
         grid = points[(points >= max(each[0] for each in axes)) & (points <= min(each[-1] for each in axes))]
-    if len(np.unique(grid)) != len(grid) or len(grid) < 2:
-        raise ComparisonError(f"the runs on {title} have no two numbers of labels in common; they cannot be compared.")
+    if len(grid) < 2:
+        raise ComparisonError(f"the runs on {title} have no range of {how.axis} in common; they cannot be compared.")
     return grid
-
-
-def _curves(name: str, runs: Sequence[tuple[Record, Array]]) -> Curves:
-    ordered = sorted(runs, key=lambda each: each[0].seed)
-    records = tuple(record for record, _ in ordered)
-    return Curves(name, tuple(each.seed for each in records), np.stack([values for _, values in ordered]), records)

@@ -1,9 +1,9 @@
 """A fit: Lightning's, step by step; or, where nobody looks at single steps, many of them in one of Lightning's.
 
-A training step of a small network takes less time than what Lightning does around it. Where the images are in memory, and
-neither module nor callbacks nor options ask for what happens around a batch, the loader serves blocks of batches, and the
-module steps through a block by itself (manual optimization). Order, coins and arithmetic are those of the ordinary path, so
-the weights are the same, bit for bit.
+A training step of a small network takes less time than what Lightning does around it. Where the images are in memory, the
+module and the data are of a class that is known to be fit for it, and neither callbacks nor options ask for what happens
+around a batch, the loader serves blocks of batches, and the module steps through a block by itself (manual optimization).
+Order, coins and arithmetic are those of the ordinary path, so the weights are the same, bit for bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,16 +34,13 @@ _HARMLESS = {
     "max_epochs",
     "max_steps",
 }
-"""Options of a Trainer that are not about single steps, or are heeded here."""
+"""Options of a Trainer that are not about single steps; `max_steps` ends with a block (`loading.InBlocks`)."""
 
 _OF_CALLBACKS = (
     "on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward", "on_after_backward",
     "on_before_optimizer_step",
 )  # fmt: skip
-_OF_MODULES = (
-    *_OF_CALLBACKS, "backward", "configure_gradient_clipping", "lr_scheduler_step", "on_after_batch_transfer",
-    "on_before_batch_transfer", "optimizer_step", "optimizer_zero_grad", "transfer_batch_to_device",
-)  # fmt: skip
+_OF_DATA = ("train_dataloader", "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 def fit(trainer: Trainer, module: LightningModule, data: ActiveDataModule, options: Mapping[str, Any]) -> None:
@@ -58,15 +55,17 @@ def fit(trainer: Trainer, module: LightningModule, data: ActiveDataModule, optio
 def _may_take_blocks(
     callbacks: Sequence[Callback], module: LightningModule, data: ActiveDataModule, options: Mapping[str, Any]
 ) -> bool:
-    """Whether nothing is lost when many steps are one to Lightning."""
+    """Whether nothing is lost when many steps are one to Lightning. A class says so for itself (`in_blocks = True`), and
+    not for its subclasses, which may do anything in a step."""
     watching = [each for each in callbacks if not isinstance(each, StepProgress)]
     return (
-        getattr(type(module).training_step, "in_blocks", False)
+        vars(type(module)).get("in_blocks", False)
+        and "training_step" not in vars(module)
         and module.automatic_optimization
         and data.in_memory
+        and all(getattr(type(data), hook) is getattr(ActiveDataModule, hook) for hook in _OF_DATA)
         and set(options) <= _HARMLESS
         and not any(is_overridden(hook, each, Callback) for each in watching for hook in _OF_CALLBACKS)
-        and not any(is_overridden(hook, module, LightningModule) for hook in _OF_MODULES)
         and _steps_plainly(module.configure_optimizers())
     )
 

@@ -3,9 +3,11 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _held: set[Path] = set()  # by this process: a record lock does not keep a process from itself
 
@@ -15,8 +17,8 @@ class FolderHeldError(RuntimeError):
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Path]:
-    """Hold the run folder, made where it is missing. Raises FolderHeldError, naming who holds it.
+def held(folder: Path, patience: float = 0.0) -> Iterator[Path]:
+    """Hold the run folder, made where it is missing. Raises FolderHeldError, naming who holds it, after so many seconds.
 
     The lock belongs to the process and dies with it, however it dies: nothing has to be cleaned up by hand.
     """
@@ -25,14 +27,7 @@ def held(folder: Path) -> Iterator[Path]:
     if folder in _held:
         raise FolderHeldError(f"the run folder {folder} is in use by another learner of this process; end that one first.")
     with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise FolderHeldError(
-                f"the run folder {folder} is held by {file.read() or 'another process'}, which is alive; wait for it to "
-                f"end, or give this run another name."
-            ) from error
+        _lock(file, folder, time.monotonic() + patience)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -41,6 +36,22 @@ def held(folder: Path) -> Iterator[Path]:
             yield folder
         finally:
             _held.discard(folder)
+
+
+def _lock(file: TextIO, folder: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
+            file.seek(0)
+            raise FolderHeldError(
+                f"the run folder {folder} is held by {file.read() or 'another process'}, which is alive; wait for it to "
+                f"end, or give this run another name."
+            ) from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -1,8 +1,9 @@
 """Who is working on which folder, where several workers share a file system: leases, which run out when a worker is gone.
 
-A lease is a file that only one worker can make (`O_EXCL`, which network file systems keep where locks of SQLite fail). It
-says who holds it, and its heartbeat changes while the holder lives. One that has run out is never taken away but followed
-by the next number, which again only one worker can make: two that find the same dead lease cannot both win.
+A lease is a file that only one worker can make, whole (a link, or `O_EXCL`: network file systems keep both, where locks of
+SQLite fail). It says who holds it, and its heartbeat changes while the holder lives. When one has run out it stays where it
+is, and a new one with the next number is made, which again only one worker can: two that find the same dead lease cannot
+both win.
 """
 
 import json
@@ -11,7 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +24,7 @@ RUNS_OUT = 90.0
 """Seconds without a heartbeat, by the watch of who looks, until a lease of another machine has run out. Clocks of machines
 are not compared, and file systems may show a change half a minute late."""
 _OVER = b"over"
-_UNLIKE_ANY = uuid4().hex
+_UNLIKE_ANY = uuid4().hex  # of this process alone
 
 
 class Leases:
@@ -30,7 +32,7 @@ class Leases:
 
     def __init__(self, beat: float = BEAT, runs_out: float = RUNS_OUT) -> None:
         self.beat, self.runs_out = beat, runs_out
-        self._seen: dict[Path, tuple[bytes, float]] = {}  # the last heartbeat, and when it was seen first
+        self._seen: dict[Path, _Seen] = {}
 
     @contextmanager
     def held(self, folder: Path) -> Iterator[bool]:
@@ -48,12 +50,17 @@ class Leases:
         finally:
             stop.set()
             heart.join()
-            lease.write_bytes(_OVER)
+            _replace(lease, _OVER)
 
     def is_held(self, folder: Path) -> bool:
         """Whether somebody holds a folder, so far as one can see."""
         lease = _last(folder)
         return lease is not None and not self._has_run_out(lease)
+
+    def is_undecided(self, folder: Path) -> bool:
+        """Whether only time will tell if a folder is held: its lease is from elsewhere, and has not been seen to beat."""
+        lease = _last(folder)
+        return lease is not None and not self._has_run_out(lease) and not self._seen[lease].beats and not _is_here(lease)
 
     def _made(self, folder: Path) -> Path | None:
         """A lease of ours; None where somebody else holds the folder, or was faster."""
@@ -61,34 +68,39 @@ class Leases:
         if last is not None and not self._has_run_out(last):
             return None
         lease = folder / f"lease.{_number(last) + 1 if last else 0}"
-        try:
-            descriptor = os.open(lease, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            return None
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_content(0))
-        return lease
+        return lease if _make(lease, _content(0)) else None
 
     def _has_run_out(self, lease: Path) -> bool:
-        content, now = lease.read_bytes(), time.monotonic()
-        before, since = self._seen.get(lease, (None, now))
-        self._seen[lease] = (content, since if content == before else now)
+        content, now = _read(lease), time.monotonic()
+        seen = self._seen.setdefault(lease, _Seen(content, now))
+        if seen.content != content:
+            self._seen[lease] = seen = _Seen(content, now, beats=True)
         holder = _holder(content)
         if content == _OVER or (holder.get("place") == place() and not _lives(holder)):
             return True
-        return holder.get("place") != place() and now - self._seen[lease][1] > self.runs_out
+        return holder.get("place") != place() and now - seen.since > self.runs_out
 
     def _beat(self, lease: Path, stop: threading.Event) -> None:
         beats = 0
         while not stop.wait(self.beat):
             beats += 1
-            lease.write_bytes(_content(beats))
+            with suppress(OSError):  # a full disk, say: the next may come through
+                _replace(lease, _content(beats))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of a lease. Args: content; since: when it was first so; beats: whether it was ever seen to change."""
+
+    content: bytes
+    since: float
+    beats: bool = False
 
 
 def last_holder(folder: Path) -> dict[str, Any]:
     """Who holds the lease of this folder, or was killed with it: `host`, `pid`; empty where nobody does."""
     lease = _last(folder)
-    return _holder(lease.read_bytes()) if lease else {}
+    return _holder(_read(lease)) if lease else {}
 
 
 def place() -> str:
@@ -105,11 +117,53 @@ def _content(beats: int) -> bytes:
     return json.dumps({**holder, "beats": beats}).encode()
 
 
-def _holder(content: bytes) -> dict[str, Any]:
+def _make(lease: Path, content: bytes) -> bool:
+    """Make a lease, whole, where nobody else has made it. Returns whether that was so."""
+    partial = _partial(lease)
+    partial.write_bytes(content)
     try:
-        return json.loads(content)
-    except ValueError:  # over, or being written
+        os.link(partial, lease)
+    except FileExistsError:
+        return False
+    except OSError:  # no links on this file system
+        try:
+            with lease.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def _replace(lease: Path, content: bytes) -> None:
+    partial = _partial(lease)
+    partial.write_bytes(content)
+    partial.replace(lease)
+
+
+def _partial(lease: Path) -> Path:
+    return lease.with_name(f".{lease.name}.{socket.gethostname()}.{os.getpid()}")
+
+
+def _read(lease: Path) -> bytes:
+    try:
+        return lease.read_bytes()
+    except FileNotFoundError:  # on a network file system, while it is replaced
+        return b""
+
+
+def _holder(content: bytes) -> dict[str, Any]:
+    """What a lease says; nothing where it is over, cut off, or none of ours."""
+    try:
+        holder = json.loads(content)
+    except ValueError:
         return {}
+    return holder if isinstance(holder, dict) and {"host", "pid", "place", "started"} <= set(holder) else {}
+
+
+def _is_here(lease: Path) -> bool:
+    return _holder(_read(lease)).get("place") == place()
 
 
 def _lives(holder: dict[str, Any]) -> bool:
@@ -127,8 +181,9 @@ def _started(pid: int) -> str:
 
 
 def _last(folder: Path) -> Path | None:
-    return max(folder.glob("lease.*"), key=_number, default=None)
+    leases = [each for each in folder.glob("lease.*") if each.suffix[1:].isdecimal()]
+    return max(leases, key=_number, default=None)
 
 
 def _number(lease: Path) -> int:
-    return int(lease.name.rpartition(".")[2])
+    return int(lease.suffix[1:])

@@ -6,15 +6,19 @@ killed.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deepal import folder
 from deepal.ledger import INITIAL, Ledger
 
 FILE = "run.json"
 _WHERE = ("host",)  # of an environment: says where, and not with what
+_EVERYTHING = "deepal.data.initial.Everything"
 
 
 class RecordError(ValueError):
@@ -30,9 +34,9 @@ class Record:
         title: of its `strategy`, `module` and `data`, as people write them.
         budget: labels in all.
         finished: whether it has come to its end.
-        first: positions of the first labels, in the order asked.
-        cycles: of each: `cycle`, `labels`, `asked`, `validation`, `metrics`, and what it asked: `positions` in the data set
-            in that order, and their `scores`, where the strategy has them.
+        first: positions of the first labels, in the order asked; none where these are all that there are.
+        cycles: of each: `cycle`, `labels`, `asked`, `validation`, `metrics` (None for what is no number), and what it
+            asked: `positions` in the data set in that order, and their `scores`, where the strategy has them.
         environments: versions, device and threads of all processes that took part, each once.
         times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
             answering before each, where that was measured.
@@ -51,16 +55,41 @@ class Record:
     def seed(self) -> int:
         return self.config["seed"]
 
+    @property
+    def is_ceiling(self) -> bool:
+        """Whether the run trained on everything (`initial=Everything()`)."""
+        return _is_ceiling(self.config)
+
+    @property
+    def name(self) -> str:
+        """What people call this run."""
+        return f"{self.title['strategy']} with seed {self.seed} on {self.title['data']}"
+
+    def up_to(self, budget: int) -> "Record":
+        """What it would be with this budget: the cycles with so many labels, of which the last asks nothing."""
+        if budget >= self.budget or self.is_ceiling:
+            return self
+        cycles = [each for each in self.cycles if each["labels"] <= budget]
+        times = {name: each[: len(cycles)] for name, each in self.times.items()}
+        last = {**cycles[-1], "positions": [], "scores": None}
+        return replace(self, budget=budget, cycles=[*cycles[:-1], last], times=times)
+
+    def labels(self) -> np.ndarray:
+        """(n,): labels that each cycle was trained on."""
+        return np.array([each["labels"] for each in self.cycles], float)
+
     def metric(self, name: str) -> list[float]:
-        """A metric of every cycle. Raises RecordError, naming those that there are, where it was not measured."""
-        missing = [each["cycle"] for each in self.cycles if name not in each["metrics"]]
+        """A metric of every cycle. Raises RecordError, naming those that there are, where it was not measured, or where it
+        is no number, as when a training has diverged."""
+        values = [each["metrics"].get(name) for each in self.cycles]
+        missing = [each["cycle"] for each, value in zip(self.cycles, values, strict=True) if not _is_number(value)]
         if missing:
             known = ", ".join(sorted(set().union(*(each["metrics"] for each in self.cycles)) - {name}))
             raise RecordError(
-                f"{self.title['strategy']} with seed {self.seed} has not measured {name} in {len(missing)} cycles; there "
-                f"are {known or 'no metrics'}."
+                f"{self.name} has measured no number as {name} in {len(missing)} cycles, the first of them {missing[0]}; "
+                f"there are {known or 'no other metrics'}. Compare another metric, or leave this run out."
             )
-        return [each["metrics"][name] for each in self.cycles]
+        return values
 
 
 def of_ledger(ledger: Ledger, budget: int) -> Record:
@@ -73,17 +102,21 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
         title=manifest["title"],
         budget=budget,
         finished=bool(results) and not ledger.asked(results[-1].cycle) and not ledger.unanswered(),
-        first=ledger.asked(INITIAL),
+        first=[] if _is_ceiling(manifest["config"]) else ledger.asked(INITIAL),
         cycles=[
             {
                 "cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation,
-                "metrics": dict(each.metrics), "positions": ledger.asked(each.cycle), "scores": _scores(ledger, each.cycle),
+                "metrics": {name: value if isfinite(value) else None for name, value in each.metrics.items()},
+                "positions": ledger.asked(each.cycle), "scores": _scores(ledger, each.cycle),
             }
             for each in results
         ],
         environments=[each for i, each in enumerate(environments) if each not in environments[:i]],
         times={
-            "cycles": [{"seconds": dict(each.seconds), "memory": dict(each.memory)} for each in results],
+            "cycles": [
+                {"seconds": {phase: round(each.seconds[phase], 4) for phase in each.seconds}, "memory": dict(each.memory)}
+                for each in results
+            ],
             "people": [
                 sum(answer.seconds or 0.0 for cycle, answer in answers if cycle < each.cycle) for each in results
             ],
@@ -91,9 +124,18 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
     )  # fmt: skip
 
 
+def _is_ceiling(config: Mapping[str, Any]) -> bool:
+    return config["initial"].get("class") == _EVERYTHING
+
+
 def _scores(ledger: Ledger, cycle: int) -> list[float | None] | None:
-    scores = ledger.scores(cycle)
+    """The scores of a query, in as many digits as tell two numbers in single precision apart."""
+    scores = [None if each is None else float(f"{each:.9g}") for each in ledger.scores(cycle)]
     return scores if any(each is not None for each in scores) else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and isfinite(value)
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
@@ -120,11 +162,13 @@ def read(path: Path) -> list[Record]:
 
 
 def finished(path: Path, budget: int) -> Record | None:
-    """The record of the run in this folder, where it has come to its end with this budget or a larger one."""
-    if not (path / FILE).exists():
+    """The record of the run in this folder, as far as this budget goes; None where it has not come so far, or where the
+    file cannot be read: the run's ledger makes it again."""
+    try:
+        (record,) = _of_file(path / FILE)
+    except (RecordError, OSError, ValueError):
         return None
-    (record,) = _of_file(path / FILE)
-    return record if record.finished and record.budget >= budget else None
+    return record.up_to(budget) if record.finished and record.budget >= budget else None
 
 
 def _of_file(file: Path) -> list[Record]:

@@ -79,16 +79,6 @@ def reached(labels: ArrayLike) -> Reached:
     return Reached(float(middle.mean()), int(np.isfinite(ordered).sum()), len(ordered))
 
 
-def label_efficiency(labels: ArrayLike, values: ArrayLike, baseline: ArrayLike) -> tuple[float, Reached]:
-    """What the mean curve of a baseline reaches with all its labels, and with how many labels a strategy reaches that.
-
-    Args: labels (n,), values (S, n), baseline (S', n) at the same labels.
-    Returns (the target, the labels that it took): "reaches with 70 what the baseline reaches with 200".
-    """
-    target = float(_array(baseline)[:, -1].mean())
-    return target, reached(labels_to(labels, values, target))
-
-
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `seeds` seeds, their standard deviation, and the `LEVEL` interval of the mean; NaN below three seeds."""
@@ -153,7 +143,7 @@ def t_test(gains: ArrayLike) -> float:
     y = _array(gains)
     if len(y) < FEWEST_TESTED:
         return np.nan
-    if np.ptp(y) == 0:  # no noise at all: the test divides by it
+    if np.ptp(y) <= 1e-12 * np.abs(y).max():  # no noise at all: the test divides by it
         return float(y[0] == 0)
     return float(stats.ttest_1samp(y, 0).pvalue)
 
@@ -181,10 +171,15 @@ def holm(p_values: ArrayLike) -> Array:
 
 
 def win_rates(values: ArrayLike) -> Array:
-    """How often each strategy is above each other one, ties counting half: (M, S) to (M, M), 0.5 on the diagonal."""
+    """How often each strategy is above each other one, in the seeds that both have, ties counting half.
+
+    Args: values (M, S), NaN where a strategy lacks a seed. Returns (M, M), 0.5 on the diagonal, NaN without a common seed.
+    """
     y = _array(values)
     above = y[:, None] - y[None]
-    return ((above > 0) + 0.5 * (above == 0)).mean(-1)
+    points = np.where(above == 0, 0.5, above > 0) * ~np.isnan(above)
+    seeds = (~np.isnan(above)).sum(-1)
+    return np.divide(points.sum(-1), seeds, out=np.full(seeds.shape, np.nan), where=seeds > 0)
 
 
 @dataclass(frozen=True)
@@ -196,64 +191,68 @@ class Penalties:
         matrix: (M, M); row i, column j: in how many settings the first beats the second, each setting counting as the
             share of its checkpoints at which it does.
         settings: how many there are.
-        false_wins: what an entry off the diagonal is, on average, where no strategy differs from another.
+        chance: how many wins the whole matrix would count, on average, where no strategy differs from another.
     """
 
     strategies: tuple[str, ...]
     matrix: Array
     settings: int
-    false_wins: float
+    chance: float
 
     @property
     def losses(self) -> Array:
         """The mean of each column, (M,): how often a strategy is beaten; lower is better."""
         return self.matrix.mean(0)
 
+    @property
+    def chance_of_an_entry(self) -> float:
+        """What an entry off the diagonal is by chance, on average."""
+        return self.chance / max(1, self.matrix.size - len(self.matrix))
 
-def penalties(
-    settings: Sequence[tuple[ArrayLike, Mapping[str, ArrayLike]]], baseline: str, significance: float = 0.05
-) -> Penalties:
+
+def penalties(settings: Sequence[Mapping[str, ArrayLike]], baseline: str, significance: float = 0.05) -> Penalties:
     """Who beats whom, in settings (data, module, query size) that need not have the same scale (Ash et al., 2020).
 
     In each setting a strategy beats another at a checkpoint where the t test of their paired differences is below
-    `significance` and its mean is higher. Checkpoints are the first labels plus 1, 2, 4, 8, ... queries, for as long as
-    the baseline's mean is below 99 % of what it ends with: later everything is the same. Where it never is, there is the
-    first checkpoint.
+    `significance` and its mean is higher, in the seeds that both have.
 
     Args:
-        settings: each with labels (n,), and (S, n) values of each strategy at these labels, the same seeds in each row.
+        settings: in each (S, n) values of each strategy after 0, 1, ..., n - 1 queries, the same seeds in each row, NaN
+            where a strategy lacks one.
         baseline: of the strategies, mostly Random.
     Raises ValueError for settings of other strategies than the first.
     """
-    names = tuple(settings[0][1])
-    matrix, tested = np.zeros((len(names), len(names))), False
-    for _, curves in settings:
-        if set(curves) != set(names) or baseline not in curves:
+    names, chance = tuple(settings[0]), 0.0
+    matrix = np.zeros((len(names), len(names)))
+    for by_name in settings:
+        if set(by_name) != set(names) or baseline not in by_name:
             raise ValueError(f"a penalty matrix is of the same strategies in each setting, {baseline} among them.")
-    for labels, by_name in settings:
         arrays = {name: _array(each) for name, each in by_name.items()}
-        points = checkpoints(labels, arrays[baseline].mean(0))
+        points = checkpoints(np.nanmean(arrays[baseline], 0))
         for (i, first), (j, second) in combinations(enumerate(names), 2):
-            for point in points:
-                gains = arrays[first][:, point] - arrays[second][:, point]
-                p_value = t_test(gains)
-                tested |= not np.isnan(p_value)
+            gains = arrays[first] - arrays[second]
+            for at in (gains[~np.isnan(gains[:, point]), point] for point in points):
+                p_value = t_test(at)
+                chance += 0.0 if np.isnan(p_value) else significance / len(points)
                 if p_value < significance:
-                    winner, loser = (i, j) if gains.mean() > 0 else (j, i)
+                    winner, loser = (i, j) if at.mean() > 0 else (j, i)
                     matrix[winner, loser] += 1 / len(points)
-    return Penalties(names, matrix, len(settings), significance / 2 * len(settings) if tested else 0.0)
+    return Penalties(names, matrix, len(settings), chance)
 
 
-def checkpoints(labels: ArrayLike, baseline: ArrayLike) -> list[int]:
-    """Which points of a curve are compared: after 1, 2, 4, ... queries, while the baseline (n,) is below 99 % of its end.
+def checkpoints(baseline: ArrayLike) -> list[int]:
+    """After how many queries strategies are compared: 1, 2, 4, 8, ..., for as long as the baseline is 1 % below what it
+    ends with: later everything is the same. Where it never is, after the first.
 
-    >>> checkpoints([20, 30, 40, 50, 60, 70], [0.5, 0.6, 0.7, 0.8, 0.899, 0.9])
+    Args: baseline (n,): its mean after 0, 1, ..., n - 1 queries.
+
+    >>> checkpoints([0.5, 0.6, 0.7, 0.8, 0.899, 0.9])
     [1, 2]
     """
-    y, points = _array(baseline), len(_array(labels))
+    y = _array(baseline)
     chosen: list[int] = []
     queries = 1
-    while queries < points and (not chosen or y[queries] < 0.99 * y[-1]):
+    while queries < len(y) and (not chosen or y[-1] - y[queries] > 0.01 * abs(y[-1])):
         chosen.append(queries)
         queries *= 2
     return chosen

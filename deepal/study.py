@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Container, Mapping
@@ -38,7 +39,9 @@ from deepal.records import Record
 from deepal.strategies import QueryStrategy, Random
 
 log = logging.getLogger(__name__)
-FAILURE = "failure.txt"
+FAILURE = "failure.{}.txt"
+"""In the folder of a run: why it failed, in this session."""
+_LOOKS = 2.0  # seconds between two looks at who is at work elsewhere
 _DEATHS = 2  # of workers over one run, until it is left alone
 
 
@@ -90,7 +93,9 @@ class Study:
 
     def __post_init__(self) -> None:
         self.runs: dict[Path, Learner] = {}
-        seeds = list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
+        seeds = list(range(self.seeds)) if type(self.seeds) is int else self.seeds
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(f"seeds={self.seeds!r} must be a number of seeds, or a list of whole numbers.")
         sets = self.data if isinstance(self.data, list) else [self.data]
         listed = {"strategies": self.strategies, "modules": self.modules, "data": sets, "seeds": seeds}
         for what, given in listed.items():
@@ -146,7 +151,7 @@ class Study:
         """
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1.")
-        session = os.environ.get("SLURM_ARRAY_JOB_ID") or uuid4().hex
+        session = _session()
         if workers == 1:
             carry_out(self, session)
         else:
@@ -169,11 +174,8 @@ class Study:
 
     def failure(self, folder: Path, session: str) -> str | None:
         """Why a run has failed in this session; None where it has not."""
-        file = folder / FAILURE
-        if not file.exists():
-            return None
-        of, _, why = file.read_text(encoding="utf-8").partition("\n")
-        return why if of == session else None
+        file = folder / FAILURE.format(session)
+        return file.read_text(encoding="utf-8") if file.exists() else None
 
     def left(self, session: str) -> list[Path]:
         """The folders of the runs that are neither finished nor have failed in this session."""
@@ -181,17 +183,17 @@ class Study:
 
     def _refuse_unfinished(self, session: str) -> None:
         missing = [each for each in self.runs if not self.is_finished(each)]
-        failed = [(each, why) for each in missing if (why := self.failure(each, session))]
+        failed = [(each, why) for each in missing if (why := self.failure(each, session)) is not None]
         if failed:
             listed = "\n  ".join(f"{each.name}: {why.strip().splitlines()[-1]}" for each, why in failed[:5])
             raise StudyError(
                 f"{len(failed)} of {len(self.runs)} runs of the study in {self.folder} have failed:\n  {listed}\n"
-                f"Each has its {FAILURE}; the same command does them again, and no others."
+                f"The whole story is in {FAILURE.format(session)} of each; the same command does them again, and no others."
             )
         if missing:
             hosts = {leases.last_holder(each).get("host", "another process") for each in missing}
             log.warning(
-                "%d of %d runs are in the hands of %s; the same command tells when they are done.",
+                "%d of %d runs are being done by %s; give the same command again when they have been.",
                 len(missing), len(self.runs), ", ".join(sorted(hosts)),
             )  # fmt: skip
 
@@ -201,14 +203,17 @@ def carry_out(study: Study, session: str) -> None:
 
     Args: session: a run that has failed in this session is not tried again in it.
     """
-    own, found_some = Leases(), True
-    while found_some:
-        found_some = False
+    own, wait_for_more = Leases(), True
+    while wait_for_more:
+        wait_for_more = False
         for folder in study.left(session):
             with own.held(folder) as mine:
-                if mine and not study.is_finished(folder):  # somebody may have been faster
+                if mine and folder in study.left(session):  # somebody may have been faster
                     _try(study.runs[folder], folder, session)
-                    found_some = True
+                    wait_for_more = True
+        if not wait_for_more and any(own.is_undecided(each) for each in study.left(session)):
+            time.sleep(_LOOKS)  # until it beats, or has run out
+            wait_for_more = True
 
 
 def _try(learner: Learner, folder: Path, session: str) -> None:
@@ -217,15 +222,23 @@ def _try(learner: Learner, folder: Path, session: str) -> None:
         learner.run()
         if records.finished(folder, learner.budget) is None:
             raise StudyError(f"the run in {folder} waits for its oracle, and a study does not.")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.warning("%s has failed: %s", folder.name, error)
         _write_failure(folder, session, traceback.format_exc())
     else:
-        (folder / FAILURE).unlink(missing_ok=True)
+        for failure in folder.glob(FAILURE.format("*")):
+            failure.unlink(missing_ok=True)
 
 
 def _write_failure(folder: Path, session: str, why: str) -> None:
-    folders.write_atomically(folder / FAILURE, lambda partial: partial.write_text(f"{session}\n{why}", encoding="utf-8"))
+    file = folder / FAILURE.format(session)
+    folders.write_atomically(file, lambda partial: partial.write_text(why, encoding="utf-8"))
+
+
+def _session() -> str:
+    """What commands share that are to try a failing run once in all: the tasks of a SLURM array, until it is requeued."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{job}-{os.environ.get('SLURM_RESTART_COUNT', 0)}" if job else uuid4().hex[:12]
 
 
 # Several workers on one machine
@@ -247,7 +260,10 @@ def _supervise(study: Study, session: str, workers: int) -> None:
             for number in [each for each in range(workers) if each not in running][: max(free, 0)]:
                 running[number] = _started(study, session, number)
             if not running:
-                return
+                if not any(own.is_undecided(each) for each in left):
+                    return
+                time.sleep(_LOOKS)
+                continue
             wait([each.sentinel for each in running.values()], timeout=5)
     finally:
         for process in running.values():

@@ -63,9 +63,11 @@ def test_strategies_of_one_setting_are_held_against_the_baseline():
     assert margin.gain.wins == 5
     assert random.gain is None
     assert margin.t_test == margin.gain.t_test  # one comparison: nothing to correct
-    assert (setting.labels, setting.validation) == (40, 3)
+    assert setting.validation == 3
     assert setting.curves["Margin"].seconds("fit") == 6.0
-    assert setting.curves["Margin"].memory() == 2**30
+    assert np.isnan(setting.curves["Margin"].seconds("test"))
+    assert setting.curves["Margin"].memory("process") == 2**30
+    assert setting.curves["Margin"].memory("device") is None
 
 
 def test_p_values_are_corrected_for_all_comparisons():
@@ -114,7 +116,7 @@ def test_a_ceiling_belongs_to_the_setting_that_it_equals():
     (setting,) = Comparison([*pairs(), *ceilings, other]).settings
     assert (setting.ceiling.mean, setting.ceiling.seeds, setting.ceiling_labels) == (pytest.approx(0.95), 5, 1200)
     assert set(setting.curves) == {"Random", "Margin"}
-    with pytest.raises(ComparisonError, match="no run to compare"):
+    with pytest.raises(ComparisonError, match="no finished run of a strategy"):
         Comparison(ceilings)
 
 
@@ -134,7 +136,7 @@ def test_curves_at_other_labels_are_compared_over_what_they_share():
     (setting,) = Comparison([record(), record("Margin", labels=(20, 35, 50), accuracy=(0.5, 0.8, 0.9))]).settings
     assert setting.grid.tolist() == [20, 30, 35, 40]
     assert setting.curves["Random"].values[0].tolist() == pytest.approx([0.5, 0.6, 0.65, 0.7])
-    with pytest.raises(ComparisonError, match="no two numbers of labels in common"):
+    with pytest.raises(ComparisonError, match="no range of labels in common"):
         Comparison([record(), record("Margin", labels=(50, 60, 70))])
 
 
@@ -152,7 +154,9 @@ def test_costs_are_another_axis():
 def test_what_is_not_there_is_refused_by_name():
     with pytest.raises(ComparisonError, match="baseline=Entropy is not among the strategies: Margin, Random"):
         Comparison(pairs(), How(baseline="Entropy"))
-    with pytest.raises(RecordError, match="has not measured val/accuracy in 3 cycles; there are test/accuracy, test/nll"):
+    with pytest.raises(
+        RecordError, match=r"has measured no number as val/accuracy in 3 cycles, .* test/accuracy, test/nll"
+    ):
         Comparison(pairs(), How("val/accuracy"))
 
 
@@ -170,6 +174,91 @@ def test_the_control_is_the_baseline_once_more():
         each.config["strategy"] = {**RANDOM, "replica": 1}
     assert Comparison([*pairs(), *again]).control == "Random(replica=1)"
     assert Comparison(pairs()).control is None
+
+
+def test_a_run_that_has_diverged_is_named():
+    with pytest.raises(RecordError, match=r"Margin with seed 0 on Digits has measured no number .* the first of them 1"):
+        Comparison([record(), record("Margin", accuracy=(0.5, float("nan"), 0.7))])
+
+
+def test_two_strategies_of_one_title_are_two():
+    other = [replace(each, config={**each.config, "strategy": {"class": "mine.Margin"}}) for each in pairs()[1::2]]
+    (setting,) = Comparison([*pairs(), *other]).settings
+    assert len(setting.curves) == 3
+    assert {len(each.seeds) for each in setting.curves.values()} == {5}
+    assert any("mine.Margin" in name for name in setting.curves)
+
+
+def test_a_strategy_of_few_seeds_takes_nothing_from_the_others():
+    before = Comparison(pairs())
+    after = Comparison([*pairs(), record("Entropy", 0)])
+    names = after.penalties().strategies
+    i, j = names.index("Margin"), names.index("Random")
+    assert after.penalties().matrix[i, j] == before.penalties().matrix[0, 1] == 1
+    assert after.penalties().chance == pytest.approx(before.penalties().chance)  # nothing else could be tested
+    assert after.settings[0].win_rates()[1][i, j] == before.settings[0].win_rates()[1][0, 1] == 1
+
+
+def test_strategies_without_a_common_seed_are_not_compared():
+    (setting,) = Comparison([record("Random", 0), record("Margin", 1)]).settings
+    assert [row.gain for row in setting.rows] == [None, None]
+
+
+def test_penalties_are_of_queries_whatever_the_axis():
+    """After 1 and 2 queries, also where a run has a label less here and there, and where seconds are the axis."""
+    later = [record(each.title["strategy"], each.seed, each.metric("test/accuracy"), (20, 29, 40)) for each in pairs()[:1]]
+    for runs, how in ((pairs(), How(axis="people")), (pairs(), How(price=3.0)), ([*later, *pairs()[1:]], How())):
+        found = Comparison(runs, how).settings[0].by_queries(["Random", "Margin"])
+        assert found["Random"].shape == (5, 3)
+        plain = Comparison(pairs()).settings[0].by_queries(["Random"])
+        assert found["Random"][1:].tolist() == plain["Random"][1:].tolist()
+
+
+def test_losses_are_held_against_each_other_the_right_way_round():
+    accuracy, nll = (Comparison(pairs(), How(metric)).penalties() for metric in ("test/accuracy", "test/nll"))
+    assert nll.strategies == accuracy.strategies
+    assert nll.matrix.tolist() == accuracy.matrix.tolist() == [[0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(("metric", "sign"), [
+    ("test/accuracy", 1), ("test/nll", -1), ("test/error_rate", -1), ("test/loss_epoch", -1), ("test/ece_15", -1),
+    ("rmse", -1), ("test/lossless", 1),
+])  # fmt: skip
+def test_which_way_is_better(metric, sign):
+    assert How(metric).sign == sign
+    assert How(metric, better="lower").sign == -1
+    assert How(metric, better="higher").sign == 1
+
+
+def test_runs_that_are_not_finished_or_longer_are_said():
+    unfinished = replace(record("Margin", 5), finished=False)
+    found = Comparison([*pairs(), unfinished, unfinished])
+    assert found.unfinished == 1
+    assert not found.settings[0].is_cut
+    longer = Comparison([*pairs(), record("Margin", 5, (0.5, 0.6, 0.7, 0.8), (20, 30, 40, 50))])
+    assert longer.settings[0].is_cut
+    assert longer.settings[0].grid.tolist() == list(LABELS)
+
+
+def test_labels_to_a_target_were_measured():
+    """Whoever else is compared: between 20 and 100 labels nothing was measured here."""
+    few = record("Margin", labels=(20, 100), accuracy=(0.5, 0.9))
+    many = record("Random", labels=(20, 60, 100), accuracy=(0.5, 0.6, 0.7))
+    (setting,) = Comparison([few, many], How(targets=(0.7,))).settings
+    assert [row.targets[0].median for row in setting.rows] == [100, 100]
+
+
+def test_efficiency_is_labels_to_what_the_baseline_comes_to():
+    (setting,) = Comparison([record(), record("Margin", accuracy=(0.5, 0.7, 0.9))]).settings
+    margin, random = setting.rows
+    assert margin.efficiency == statistics.Reached(30, 1, 1)
+    assert random.efficiency is None
+
+
+def test_one_ceiling_a_seed_counts():
+    everything = {"class": "deepal.data.initial.Everything"}
+    ceilings = [record(name, 0, [0.95], [1200], initial=everything) for name in ("Random", "Margin", "BADGE")]
+    assert Comparison([*pairs(), *ceilings]).settings[0].ceiling.seeds == 1
 
 
 # Files
@@ -203,8 +292,14 @@ def test_what_is_no_record_is_refused_by_its_name(tmp_path):
 
 def test_a_run_is_finished_with_its_budget_or_a_larger_one(tmp_path):
     assert records.finished(tmp_path, 40) is None
+    for broken in ("", "{}", '{"runs": []}', '{"runs": [{}]}'):
+        (tmp_path / records.FILE).write_text(broken)
+        assert records.finished(tmp_path, 40) is None  # the ledger makes it again
     records.write(tmp_path / records.FILE, [record()])
-    assert records.finished(tmp_path, 40) == record()
+    assert records.finished(tmp_path, 40) == Record(**json.loads(json.dumps(asdict(record()))))
+    shorter = records.finished(tmp_path, 30)
+    assert (shorter.budget, len(shorter.cycles), len(shorter.times["cycles"])) == (30, 2, 2)
+    assert shorter.cycles[-1]["positions"] == []
     assert records.finished(tmp_path, 50) is None
     records.write(tmp_path / records.FILE, [replace(record(), finished=False)])
     assert records.finished(tmp_path, 40) is None

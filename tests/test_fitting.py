@@ -82,29 +82,25 @@ def test_blocks_end_with_the_same_weights_and_curves(tmp_path, kind, monkeypatch
 
 
 class Own(Classifier):
-    """Somebody's own training step, of which nothing is known."""
+    """Somebody's own: it may do anything in a step, such as asking the Trainer for its number."""
 
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx)
-
-
-class Clips(Classifier):
-    def on_before_optimizer_step(self, optimizer):
-        nn.utils.clip_grad_norm_(self.parameters(), 0.1)
+    def forward(self, images):
+        return super().forward(images) * (1 + self.global_step % 2)
 
 
-class Plateau(Classifier):
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+class Noisy(Digits):
+    """Somebody's own data, which tosses coins where nobody expects it."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        return {**batch, "input": batch["input"] + torch.randn_like(batch["input"])}
 
 
 @pytest.mark.parametrize(
     ("module", "data", "trainer"),
     [
         (Own, {}, {}),
-        (Clips, {}, {}),
-        (Plateau, {}, {}),
+        (Classifier, {"kind": Noisy}, {}),
         (Classifier, {"num_workers": 1}, {}),
         (Classifier, {}, {"gradient_clip_val": 1.0}),
         (Classifier, {}, {"accumulate_grad_batches": 2}),
@@ -117,8 +113,20 @@ def test_whoever_looks_at_single_steps_gets_them(tmp_path, module, data, trainer
     monkeypatch.setattr(fitting, "_step_through", None)
     options = {"max_steps": 4, **trainer}
     Learner(
-        strategy=Random(), module=module, data=Digits(epoch_steps=4, **data), trainer=options, budget=20, root=tmp_path
-    ).run()
+        strategy=Random(), module=module, data=data.pop("kind", Digits)(epoch_steps=4, **data), trainer=options, budget=20,
+        root=tmp_path,
+    ).run()  # fmt: skip
+
+
+def test_schedules_that_do_not_step_with_the_optimizer_are_left_to_lightning():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    step = {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1), "interval": "step"}
+    plateau = {**step, "scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)}
+    assert fitting._steps_plainly(optimizer)
+    assert fitting._steps_plainly({"optimizer": optimizer, "lr_scheduler": step})
+    for schedule in (plateau, {**step, "interval": "epoch"}, {**step, "frequency": 2}, step["scheduler"], None):
+        assert not fitting._steps_plainly({"optimizer": optimizer, "lr_scheduler": schedule})
+    assert not fitting._steps_plainly([optimizer, optimizer])
 
 
 def test_a_module_is_left_as_it_was(tmp_path):

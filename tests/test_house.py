@@ -69,7 +69,7 @@ OUTSIDE = {  # packages besides the standard library, where that is held small
     "watching": set(),
     "statistics": {"numpy", "scipy"},
     "comparison": {"numpy"},
-    "records": set(),
+    "records": {"numpy"},
     "leases": set(),
     "study": {"torch", "lightning"},
     "meter": {"torch"},

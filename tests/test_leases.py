@@ -117,6 +117,7 @@ def test_a_lease_of_another_machine_runs_out_without_a_heartbeat(tmp_path):
         time.sleep(0.15)
         elsewhere(tmp_path, beats)
         assert looking.is_held(tmp_path)
+        assert not looking.is_undecided(tmp_path)  # it beats
     time.sleep(0.4)
     assert not looking.is_held(tmp_path)
     assert Leases(runs_out=0.3).is_held(tmp_path)  # somebody who looks for the first time waits as long
@@ -125,6 +126,7 @@ def test_a_lease_of_another_machine_runs_out_without_a_heartbeat(tmp_path):
 def test_a_lease_that_was_cut_off_while_it_was_made_runs_out(tmp_path):
     (tmp_path / "lease.0").write_bytes(b"")
     looking = Leases(runs_out=0.1)
+    assert looking.is_undecided(tmp_path)
     assert looking.is_held(tmp_path)
     time.sleep(0.2)
     assert not looking.is_held(tmp_path)
@@ -136,10 +138,22 @@ def test_a_number_that_another_process_has_by_now_is_not_taken_for_the_holder(tm
     assert not Leases().is_held(tmp_path)
 
 
-def test_the_heart_beats(held):
+def test_the_heart_beats_and_a_lease_is_whole_at_any_moment(held):
     folder, _ = held
-    before = (folder / "lease.0").read_bytes()
+    seen = set()
     deadline = time.monotonic() + 20
-    while (folder / "lease.0").read_bytes() in (before, b""):
+    while len(seen) < 3:
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        seen.add(json.loads((folder / "lease.0").read_bytes())["beats"])
+    assert [each.name for each in folder.glob("lease.*")] == ["lease.0"]
+
+
+def test_without_links_a_lease_is_made_exclusively(tmp_path, monkeypatch):
+    def none(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", none)
+    with Leases().held(tmp_path) as mine:
+        assert mine
+        assert not leases._make(tmp_path / "lease.0", b"{}")
+    assert [each.name for each in tmp_path.iterdir()] == ["lease.0"]

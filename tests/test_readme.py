@@ -48,3 +48,12 @@ def test_what_it_links_to_is_there():
         assert target.startswith("http") or (ROOT / target).exists(), target
     for option in re.findall(r"--config (configs/\S+)", README):
         assert (ROOT / option).exists()
+
+
+def test_the_numbers_are_those_of_the_reproduction():
+    """Every decimal of the table of strategies stands in the generated page."""
+    page = (ROOT / "docs" / "reproduction.md").read_text()
+    table = README.partition("## Does it help?")[2].partition("## ")[0]
+    numbers = re.findall(r"[+-]?0\.\d{4}", table)
+    assert len(numbers) > 40
+    assert not [number for number in numbers if number not in page]

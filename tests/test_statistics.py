@@ -49,14 +49,6 @@ def test_seeds_that_never_come_there_are_not_left_out():
     assert statistics.reached([70, 80, 90]).median == 80
 
 
-def test_label_efficiency():
-    labels = [10, 20, 30]
-    baseline = [[0.2, 0.4, 0.6], [0.2, 0.6, 0.8]]  # ends at 0.7
-    target, took = statistics.label_efficiency(labels, [[0.3, 0.7, 0.9], [0.3, 0.6, 0.7], [0.1, 0.2, 0.3]], baseline)
-    assert target == pytest.approx(0.7)
-    assert took == statistics.Reached(30, 2, 3)
-
-
 @given(arrays(float, 5, elements=values), arrays(float, 5, elements=values))
 def test_paired_tests_are_scipys(first, second):
     found = statistics.difference(first, second)
@@ -75,6 +67,7 @@ def test_differences_without_noise():
     assert statistics.difference([1.0] * 5, [1.0] * 5).t_test == 1
     assert statistics.difference([1.0] * 5, [1.0] * 5).wilcoxon == 1
     assert statistics.difference([0.75] * 5, [0.5] * 5).t_test == 0
+    assert statistics.t_test(np.array([0.3, 0.1 + 0.2, 0.3, 0.3])) == 0  # equal, but for rounding
 
 
 def test_a_comparison_of_other_seeds_is_refused():
@@ -148,7 +141,6 @@ def test_win_rates_by_brute_force(table):
     assert np.allclose(rates + rates.T, 1)
 
 
-LABELS = [100, 200, 300, 400, 500]
 NOISE = np.array([[0.00], [0.01], [-0.01], [0.02], [-0.02]])
 
 
@@ -166,28 +158,47 @@ def by_hand():
 
 
 def test_the_penalty_matrix_computed_by_hand():
-    found = statistics.penalties([(LABELS, by_hand())], "Random")
+    found = statistics.penalties([by_hand()], "Random")
     assert found.strategies == ("Random", "A", "B")
     assert found.matrix.tolist() == [[0, 0, 0], [1, 0, 0.5], [0.5, 0, 0]]
     assert found.losses.tolist() == pytest.approx([0.5, 0, 0.5 / 3])
-    assert found.false_wins == pytest.approx(0.025)
-    twice = statistics.penalties([(LABELS, by_hand())] * 2, "Random")
+    assert (found.chance, found.chance_of_an_entry) == pytest.approx((0.15, 0.025))  # three pairs at 0.05
+    twice = statistics.penalties([by_hand()] * 2, "Random")
     assert twice.matrix.tolist() == (2 * found.matrix).tolist()
-    assert twice.false_wins == pytest.approx(0.05)
+    assert twice.chance_of_an_entry == pytest.approx(0.05)
 
 
-def test_what_is_compared_after_the_baseline_has_come_to_its_end():
-    assert statistics.checkpoints(LABELS, [0.5, 0.6, 0.7, 0.8, 0.9]) == [1, 2]
-    assert statistics.checkpoints(range(10), [0.5, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]) == [1]
-    assert statistics.checkpoints(range(10), np.linspace(0, 1, 10)) == [1, 2, 4, 8]
+def test_seeds_that_a_strategy_lacks_are_left_out_of_its_pairs_alone():
+    curves = by_hand()
+    whole = statistics.penalties([curves], "Random")
+    six = {name: np.vstack([each, each[:1] + 0.003]) for name, each in curves.items()}
+    six["B"][5] = np.nan
+    found = statistics.penalties([six], "Random")
+    assert found.matrix[1, 2] == whole.matrix[1, 2]
+    few = {**curves, "B": np.where(np.arange(5)[:, None] < 3, curves["B"], np.nan)}  # three seeds: no test
+    assert statistics.penalties([few], "Random").matrix.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert statistics.penalties([few], "Random").chance == pytest.approx(0.05)
+    lacking = [[1.0, 2.0, np.nan], [0.0, 3.0, 5.0], [np.nan, np.nan, 4.0]]
+    rates = statistics.win_rates(lacking)
+    assert rates[0, 1] == 0.5
+    assert rates[2, 1] == 0
+    assert np.isnan(rates[0, 2])
+
+
+def test_what_is_compared_until_the_baseline_has_come_to_its_end():
+    assert statistics.checkpoints([0.5, 0.6, 0.7, 0.8, 0.9]) == [1, 2]
+    assert statistics.checkpoints([0.5, *[0.9] * 9]) == [1]
+    assert statistics.checkpoints(np.linspace(0, 1, 10)) == [1, 2, 4, 8]
+    assert statistics.checkpoints(-np.array([1, *[0.3] * 9])) == [1]  # a loss, turned round
+    assert statistics.checkpoints(-np.linspace(1, 0.1, 10)) == [1, 2, 4, 8]
 
 
 def test_settings_of_other_strategies_have_no_matrix_together():
     curves = by_hand()
     with pytest.raises(ValueError, match="the same strategies"):
-        statistics.penalties([(LABELS, curves), (LABELS, {"Random": curves["Random"]})], "Random")
+        statistics.penalties([curves, {"Random": curves["Random"]}], "Random")
     with pytest.raises(ValueError, match="KMeans among them"):
-        statistics.penalties([(LABELS, curves)], "KMeans")
+        statistics.penalties([curves], "KMeans")
 
 
 def test_strategies_that_do_not_differ_win_as_often_as_is_said():
@@ -195,11 +206,9 @@ def test_strategies_that_do_not_differ_win_as_often_as_is_said():
     coin = np.random.default_rng(0)
     rising = np.linspace(0.5, 0.9, 5)
     studies = [
-        statistics.penalties([(LABELS, {name: rising + coin.normal(0, 0.01, (6, 5)) for name in "ABC"})], "A")
-        for _ in range(400)
+        statistics.penalties([{name: rising + coin.normal(0, 0.01, (6, 5)) for name in "ABC"}], "A") for _ in range(400)
     ]
-    expected = studies[0].false_wins * 6
-    assert np.mean([each.matrix.sum() for each in studies]) == pytest.approx(expected, rel=0.25)
+    assert np.mean([each.matrix.sum() for each in studies]) == pytest.approx(studies[0].chance, rel=0.25)
 
 
 def test_curves_on_another_grid():

@@ -6,7 +6,7 @@ import pickle
 import random
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -165,9 +165,12 @@ class Broken(QueryStrategy):
 
     mended: str
     dies: bool = False
+    exits: bool = False
 
     def select(self, view, query_size, generator):
         if not Path(self.mended).exists():
+            if self.exits:
+                raise SystemExit(3)
             if self.dies:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ArithmeticError("one and one are three")
@@ -179,11 +182,57 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again_by_the_next_command(
     with pytest.raises(StudyError, match=r"2 of 4 runs .* have failed:\n.*one and one are three"):
         broken.run()
     assert len(broken.records()) == 2
-    failed = [each for each in broken.runs if (each / study.FAILURE).exists()]
-    assert ["Traceback" in (each / study.FAILURE).read_text() for each in failed] == [True, True]
+    failed = [file for each in broken.runs for file in each.glob("failure.*.txt")]
+    assert ["Traceback" in each.read_text() for each in failed] == [True, True]
     (tmp_path / "mended").touch()
     assert len(made(tmp_path, strategies=[Broken(str(tmp_path / "mended")), Random()], ceiling=False).run()) == 4
-    assert not any((each / study.FAILURE).exists() for each in broken.runs)
+    assert not any(each.exists() for each in failed)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_exits_stops_no_other(tmp_path, workers):
+    leaving = made(tmp_path, strategies=[Broken(str(tmp_path / "no"), exits=True), Random()], ceiling=False, seeds=1)
+    with pytest.raises(StudyError, match=r"1 of 2 runs .*\n.*SystemExit: 3"):
+        leaving.run(workers)
+    assert len(leaving.records()) == 1
+
+
+def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch):
+    """As after a restart of the machine: a worker was killed, and no number of a process says so any more."""
+    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5))
+    monkeypatch.setattr(study, "_LOOKS", 0.05)
+    for workers in (1, 2):
+        whole = made(tmp_path / str(workers), strategies=[Random()], ceiling=False)
+        dead, cut_off = whole.runs
+        for folder, content in ((dead, elsewhere(0)), (cut_off, "")):
+            folder.mkdir(parents=True)
+            (folder / "lease.0").write_text(content)
+        assert len(whole.run(workers)) == 2
+
+
+def elsewhere(beats):
+    return json.dumps({"host": "other", "pid": 1, "place": "other", "started": "1", "beats": beats})
+
+
+@pytest.mark.parametrize("content", ["", "5", "{}", '{"place": 3}'])
+def test_broken_files_in_the_folder_of_a_run_stop_nothing(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.2))
+    whole = made(tmp_path, strategies=[Random()], ceiling=False)
+    for folder in whole.runs:
+        folder.mkdir(parents=True)
+        (folder / records.FILE).write_text(content)
+        (folder / "lease.0").write_text(content)
+        (folder / "lease.0.bak").touch()
+    assert len(whole.run()) == 2
+
+
+def test_a_smaller_budget_is_the_beginning_of_a_larger_one(tmp_path):
+    def of(budget, root):
+        return made(root, strategies=[Margin()], ceiling=False, seeds=1, budget=budget).run()[0]
+
+    of(40, tmp_path / "larger")
+    cut, fresh = of(30, tmp_path / "larger"), of(30, tmp_path / "fresh")
+    assert {**asdict(cut), "times": None} == {**asdict(fresh), "times": None}
 
 
 def test_a_run_that_kills_its_workers_is_left_alone(tmp_path):
@@ -208,7 +257,7 @@ def test_a_run_in_the_hands_of_another_is_left_to_it(tmp_path, caplog):
     with leases.Leases().held(theirs):
         (record,) = whole.run()
     assert record.seed == 1
-    assert "1 of 2 runs are in the hands of" in caplog.text
+    assert "1 of 2 runs are being done by" in caplog.text
 
 
 def test_an_interrupt_goes_through_and_leaves_no_lease(tmp_path, monkeypatch):
@@ -239,6 +288,8 @@ def test_an_oracle_that_is_waited_for_is_a_failure(tmp_path):
         ({"strategies": []}, r"strategies=\[\] must be a list of one at least"),
         ({"seeds": 0}, r"seeds=\[\] must be a list"),
         ({"strategies": [Random(), Random()]}, "listed twice; list it once, or Random\\(replica=1\\)"),
+        ({"seeds": True}, "seeds=True must be a number of seeds"),
+        ({"seeds": ["a"]}, "whole numbers"),
         ({"seeds": [1, 1]}, "seed 1 on Digits is listed twice"),
         ({"oracle": FileOracle()}, "asks people, and a study"),
         ({"trainer": {"devices": 2}}, "for one process each; take as many workers"),
@@ -291,6 +342,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
 def test_everything_is_every_candidate(tmp_path):
     whole = made(tmp_path, strategies=[Random()], seeds=1, initial=Everything(), ceiling=False)
     (record,) = whole.run()
-    assert len(set(record.first)) == 1200
+    assert record.is_ceiling
+    assert record.first == []  # nobody has to be told
     (folder,) = whole.runs
     assert len(Ledger(folder / "ledger.sqlite").asked(INITIAL)) == 1200

@@ -197,8 +197,11 @@ class Shuffled(Sampler[Tensor]):
 class InBlocks(Sampler):
     """The batches of another sampler, so many at a time.
 
-    Args: of: the other; size: batches a block, at most; cut: a block ends after this batch of each epoch, where a fit that
-        is so many steps long will end: it must find itself within an epoch then, as it would without blocks.
+    Args:
+        of: the other.
+        size: batches a block, at most.
+        cut: a block also ends after so many batches of each epoch. A fit whose last step lies within an epoch ends there,
+            and has to find that the epoch is not over, as it would without blocks.
     """
 
     def __init__(self, of: Shuffled, size: int, cut: int = 0) -> None:

@@ -33,6 +33,9 @@ class Classifier(LightningModule):
             negative log-likelihood, calibration error and Brier score.
     """
 
+    in_blocks = True
+    """Many training steps may be one to Lightning: a step logs nothing, and asks nothing of the Trainer."""
+
     def __init__(
         self,
         backbone: Callable[[Sequence[int], int], Network] = MLP,
@@ -121,8 +124,6 @@ class Classifier(LightningModule):
         hits = (logits.argmax(1) == batch["target"]).sum()
         self._taken.append((loss.detach(), hits, len(logits)))
         return loss
-
-    training_step.in_blocks = True  # logs nothing by the step, so that many may be taken in one of Lightning's
 
     def on_train_epoch_start(self) -> None:
         self._taken: list[tuple[Tensor, Tensor, int]] = []  # of each step: logging one costs as much as the step itself

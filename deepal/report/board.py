@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 
@@ -54,11 +55,15 @@ class Board:
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOKS):
-            self._look()
-            if self.console.is_terminal:
-                self._live.update(self._table(), refresh=True)
-            else:
-                self._say()
+            with suppress(OSError, ValueError):  # a file that is not what it was: the next look may be luckier
+                self._look()
+                self._show()
+
+    def _show(self) -> None:
+        if self.console.is_terminal:
+            self._live.update(self._table(), refresh=True)
+        else:
+            self._say()
 
     def _look(self) -> None:
         """See what has been written since."""

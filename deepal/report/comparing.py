@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from deepal import records, tables
-from deepal.comparison import Comparison, Row, Setting
+from deepal.comparison import Comparison, How, Row, Setting
+from deepal.records import Record
 from deepal.report import figures
 from deepal.report.figures import Center
 from deepal.statistics import Difference, Estimate, Reached
@@ -20,7 +21,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print the tables of all settings."""
     console = console or Console()
     for setting in comparison.settings:
-        console.print(f"\n{setting.title}", style="bold", highlight=False)
+        console.print(f"\n{setting.title}: {setting.how.metric}", style="bold", highlight=False)
         for header, *rows in (areas(setting), labels(setting), costs(setting)):
             table = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
             table.columns[0].overflow = "fold"
@@ -41,7 +42,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def areas(setting: Setting) -> list[list[str]]:
     """The table of areas under the curves, held against the baseline: a header, and a row each, the baseline last."""
-    header = ["strategy", "seeds", f"AULC [{setting.grid[0]:g}, {setting.grid[-1]:g}]"]
+    header = ["strategy", "seeds", f"AULC [{setting.grid[0]:.10g}, {setting.grid[-1]:.10g}]"]
     if setting.baseline is None:
         return [header, *([row.curves.name, str(len(row.curves.seeds)), _mean(row.area)] for row in setting.rows)]
     header += [f"gain on {setting.how.baseline} [95 %]", "wins", "p (t)", "p (Wilcoxon)"]
@@ -59,17 +60,18 @@ def _held_against_the_baseline(row: Row) -> Iterator[str]:
 
 
 def labels(setting: Setting) -> list[list[str]]:
-    """The table of labels to a target, and of what all of them reach: the ceiling first, the baseline last."""
-    how = setting.how
+    """The table of what it takes to come to a target, and of what is reached in the end: the ceiling first, the baseline
+    last."""
+    how, most = setting.how, setting.grid[-1]
     efficiency = [f"to {how.baseline}'s end"] if setting.baseline else []
-    header = [
-        "strategy",
-        *(f"to {target:g}" for target in how.targets),
-        *efficiency,
-        f"{how.metric} at {setting.grid[-1]:g}",
-    ]
+    header = ["strategy", *(f"to {target:g}" for target in how.targets), *efficiency, f"{how.metric} at {most:.10g}"]
     rows = [
-        [row.curves.name, *map(_labels, [*row.targets, *([row.efficiency] if row.efficiency else [])]), _mean(row.final)]
+        [
+            row.curves.name,
+            *(_reached(each, most) for each in row.targets),
+            *([_reached(row.efficiency, most)] if setting.baseline else []),
+            _mean(row.final),
+        ]
         for row in setting.rows
     ]
     if setting.ceiling is not None:
@@ -79,56 +81,91 @@ def labels(setting: Setting) -> list[list[str]]:
 
 
 def costs(setting: Setting) -> list[list[str]]:
-    """The table of seconds and memory: of a run, on average."""
-    header = ["strategy", "fit [s]", "scan [s]", "select [s]", "CPU [s]", "memory [MiB]"]
+    """The table of what a run takes: seconds on average, and memory at most."""
+    curves = setting.curves.values()
+    devices = any(each.memory("device") for each in curves)
+    header = [
+        "strategy",
+        "fit [s]",
+        "scan [s]",
+        "select [s]",
+        "CPU [s]",
+        "memory [MiB]",
+        *(["GPU [MiB]"] if devices else []),
+    ]
     rows = [
         [
             each.name,
-            *(f"{each.seconds(phase):.2f}" for phase in ("fit", "scan", "select", "cpu")),
-            f"{each.memory() / 2**20:.0f}",
+            *(_seconds(each.seconds(phase)) for phase in ("fit", "scan", "select", "cpu")),
+            *(_mebibytes(each.memory(where)) for where in ("process", *(["device"] if devices else []))),
         ]
-        for each in setting.curves.values()
-    ]  # fmt: skip
+        for each in curves
+    ]
     return [header, *rows]
 
 
 def notes(comparison: Comparison) -> str:
-    """How the tables are to be read, and what a comparison of strategies that do not differ would say."""
-    lines = [
-        "AULC: area under the curve over its range. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds "
-        "on. p: paired tests against the baseline, after Holm, from 4 seeds on. Labels to a value: the median over all "
-        "seeds; (k of n) where some never come there."
-    ]
+    """How the tables are to be read, what was left out, and what a comparison would say of strategies that are the same."""
+    return "\n".join([_how_to_read(comparison.how), *_left_out(comparison), *_by_chance(comparison)])
+
+
+def _how_to_read(how: How) -> str:
+    return (
+        f"AULC: area under {how.metric} over the range of the curve; {'less' if how.sign < 0 else 'more'} is better, and a "
+        f"gain is positive where a strategy is better. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds "
+        f"on. p: paired tests against the baseline, after Holm, from 4 seeds on. What it takes to come to a value: the "
+        f"median over all seeds; (k of n) where some never come there."
+    )
+
+
+def _left_out(comparison: Comparison) -> Iterator[str]:
+    if comparison.unfinished:
+        yield f"{comparison.unfinished} runs are not finished, and are left out."
+    for setting in comparison.settings:
+        if setting.is_cut:
+            yield (
+                f"On {setting.title} some runs have more {comparison.how.axis} than others: compared is what all of them "
+                f"have, up to {setting.grid[-1]:.10g}."
+            )
+    if penalties := comparison.penalties():
+        absent = {name for setting in comparison.settings for name in setting.curves} - set(penalties.strategies)
+        if absent:
+            yield f"Not in the penalty matrix, because not in all settings: {', '.join(sorted(absent))}."
+
+
+def _by_chance(comparison: Comparison) -> Iterator[str]:
     penalties = comparison.penalties()
-    if penalties and penalties.false_wins:
-        names = len(penalties.strategies)
-        lines.append(
-            f"The penalty matrix counts {penalties.matrix.sum():.1f} wins; "
-            f"{penalties.false_wins * names * (names - 1):.1f} are to be expected where no strategy differs from another."
+    if penalties and penalties.chance:
+        yield (
+            f"The penalty matrix counts {penalties.matrix.sum():.1f} wins; {penalties.chance:.1f} are to be expected where "
+            f"no strategy differs from another."
         )
-    if comparison.control:
-        for setting in comparison.settings:
-            for row in setting.rows:
-                if row.curves.name == comparison.control and row.gain:
-                    lines.append(
-                        f"The A/A control on {setting.title}: {comparison.how.baseline} once more differs from itself by "
-                        f"{_gain(row.gain)}: gains within that say nothing."
-                    )
-    return "\n".join(lines)
+    for setting in comparison.settings:
+        for row in setting.rows:
+            if row.curves.name == comparison.control and row.gain:
+                yield (
+                    f"The A/A control on {setting.title}: {comparison.how.baseline}, drawn once more, gains "
+                    f"{_gain(row.gain)} on itself; so much is noise."
+                )
 
 
 def write(comparison: Comparison, folder: Path, center: Center = "mean") -> list[Path]:
-    """Write `curves.png`, `curves.svg`, `penalty.svg`, `study.csv` and `study.json` into a folder; returns them."""
+    """Write `study.csv`, `study.json`, `curves.png`, `curves.svg` and `penalty.svg` into a folder; returns them.
+
+    What was drawn there before and is not drawn now is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "curves.png", folder / "curves.svg"]
-    figures.draw_curves(comparison, center, *written)
-    if figures.draw_penalties(comparison, folder / "penalty.svg"):
-        written.append(folder / "penalty.svg")
     rows = list(_points(comparison))
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    tables.write(folder / "study.csv", columns, rows)
+    tables.write(folder / "study.csv", list(dict.fromkeys(column for row in rows for column in row)), rows)
     records.write(folder / "study.json", comparison.records)
-    return [*written, folder / "study.csv", folder / "study.json"]
+    figures.save(figures.curves(comparison, center), folder / "curves.png", folder / "curves.svg")
+    penalties = figures.penalties(comparison)
+    if penalties is None:
+        (folder / "penalty.svg").unlink(missing_ok=True)
+    else:
+        figures.save(penalties, folder / "penalty.svg")
+    names = ("study.csv", "study.json", "curves.png", "curves.svg", *(["penalty.svg"] if penalties else []))
+    return [folder / name for name in names]
 
 
 def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -136,13 +173,22 @@ def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for setting in comparison.settings:
         for curves in setting.curves.values():
             for run in curves.records:
-                for cycle, times in zip(run.cycles, run.times["cycles"], strict=True):
-                    yield {
-                        "setting": setting.title, "strategy": curves.name, "seed": run.seed,
-                        **{name: cycle[name] for name in ("cycle", "labels", "asked", "validation")},
-                        **dict(sorted(cycle["metrics"].items())),
-                        **{f"seconds/{phase}": seconds for phase, seconds in sorted(times["seconds"].items())},
-                    }  # fmt: skip
+                yield from _cycles(setting.title, curves.name, run)
+        for run in setting.ceilings.values():
+            yield from _cycles(setting.title, "(everything)", run)
+
+
+def _cycles(setting: str, strategy: str, run: Record) -> Iterator[dict[str, Any]]:
+    times = run.times
+    for cycle, each, people in zip(run.cycles, times["cycles"], times["people"], strict=True):
+        yield {
+            "setting": setting, "strategy": strategy, "seed": run.seed,
+            **{name: cycle[name] for name in ("cycle", "labels", "asked", "validation")},
+            **dict(sorted(cycle["metrics"].items())),
+            **{f"seconds/{phase}": seconds for phase, seconds in sorted(each["seconds"].items())},
+            "seconds/people": people,
+            **{f"bytes/{where}": held for where, held in sorted(each["memory"].items())},
+        }  # fmt: skip
 
 
 def _mean(value: Estimate) -> str:
@@ -154,11 +200,21 @@ def _gain(value: Difference) -> str:
     return f"{gain.mean:+.4f}" + ("" if isnan(gain.low) else f" [{gain.low:+.4f}, {gain.high:+.4f}]")
 
 
-def _labels(value: Reached) -> str:
-    if value.seeds == value.of:
-        return f"{value.median:g}"
-    return f"{f'{value.median:g}' if isfinite(value.median) else 'never'} ({value.seeds} of {value.of})"
+def _reached(value: Reached | None, most: float) -> str:
+    """Args: most: labels that there are."""
+    if value is None:
+        return "-"
+    median = f"{value.median:.10g}" if isfinite(value.median) else f"> {most:.10g}"
+    return median if value.seeds == value.of else f"{median} ({value.seeds} of {value.of})"
 
 
 def _p(value: float) -> str:
     return "-" if isnan(value) else "<0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+def _seconds(value: float) -> str:
+    return "-" if isnan(value) else f"{value:.2f}"
+
+
+def _mebibytes(value: int | None) -> str:
+    return "-" if value is None else f"{value / 2**20:.0f}"

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from deepal import statistics
 from deepal.comparison import Comparison, Curves, Setting
@@ -46,8 +47,8 @@ def save(figure: Figure, *paths: Path) -> None:
             figure.savefig(path, metadata=metadata)
 
 
-def draw_curves(comparison: Comparison, center: Center, *paths: Path) -> None:
-    """Draw the metric against labels, a panel a setting.
+def curves(comparison: Comparison, center: Center = "mean") -> Figure:
+    """The metric against labels, a panel a setting.
 
     Args: center: the mean over seeds with its 95 % interval, or the median with the quarter of seeds above and below it;
         no band below three seeds.
@@ -64,7 +65,7 @@ def draw_curves(comparison: Comparison, center: Center, *paths: Path) -> None:
         _draw_setting(panel, setting, styles, center)
     for panel in panels[len(settings) :]:
         panel.set_visible(False)
-    save(figure, *paths)
+    return figure
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -89,11 +90,9 @@ def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]
         )  # fmt: skip
     _label_ends(axes, float(setting.grid[-1]), ends)
     seeds = sorted({len(each.seeds) for each in setting.curves.values()})
-    said = "mean, 95 % interval" if center == "mean" else "median, middle half"
-    axes.set_title(
-        f"{setting.title}: {said} of {' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds",
-        loc="left", fontsize=10,
-    )  # fmt: skip
+    band = (", 95 % interval" if center == "mean" else ", middle half") if seeds[-1] >= statistics.FEWEST else ""
+    count = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    axes.set_title(f"{setting.title}: {center}{band} of {_many(count, 'seed')}", loc="left", fontsize=10)
     axes.set_xlabel(axis_title(setting), color=GRAY)
     axes.set_ylabel(setting.how.metric.replace("test/", "test "), color=GRAY)
     plain(axes)
@@ -120,67 +119,79 @@ def _band(curves: Curves, center: Center) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _label_ends(axes: Axes, end: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each name where its curve ends, as far apart as is needed to read them."""
+    """Write each name where its curve ends, or as near to that as leaves all of them legible."""
     bottom, top = axes.get_ylim()
-    apart = (top - bottom) * 0.045
-    heights: list[float] = []
-    for value, _, _ in sorted(ends):
-        heights.append(max(value, heights[-1] + apart) if heights else value)
-    excess = max(0.0, (heights[-1] - max(value for value, _, _ in ends)) / 2)  # half up and half down
-    for height, (value, name, color) in zip(heights, sorted(ends), strict=True):
+    apart = (top - bottom) * 0.045 * np.arange(len(ends))
+    ends = sorted(ends)
+    heights = isotonic_regression([value for value, _, _ in ends] - apart).x + apart  # least squares, so far apart at least
+    for height, (value, name, color) in zip(heights, ends, strict=True):
         axes.annotate(
-            name if len(name) <= 34 else f"{name[:33]}…", (end, value), xytext=(1.02, height - excess),
-            textcoords=("axes fraction", "data"), color=color, fontsize=8, va="center", annotation_clip=False,
+            _short(name, 28), (end, value), xytext=(1.02, height), textcoords=("axes fraction", "data"), color=color,
+            fontsize=8, va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
         )  # fmt: skip
 
 
-def draw_penalties(comparison: Comparison, *paths: Path) -> bool:
-    """Draw the penalty matrix, and the win rates of each setting beside it. Returns whether there was anything to draw."""
-    penalties = comparison.penalties()
-    if penalties is None:
-        return False
-    names, size = list(penalties.strategies), 0.62 * len(penalties.strategies) + 2.6
-    figure = new_figure(size * (1 + len(comparison.settings)), size + 0.7)
-    panels = figure.subplots(1, 1 + len(comparison.settings), squeeze=False).flatten()
-    chance = penalties.false_wins * len(names) * (len(names) - 1)
-    _draw_matrix(panels[0], penalties.matrix, names, (0, max(penalties.settings, 1)), penalties.losses)
+def _short(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def penalties(comparison: Comparison) -> Figure | None:
+    """The penalty matrix, and the win rates of each setting beside it; None where there is nothing to hold against."""
+    found = comparison.penalties()
+    if found is None:
+        return None
+    names, panels_in_all = list(found.strategies), 1 + len(comparison.settings)
+    size = 0.62 * max(len(each.curves) for each in comparison.settings) + 2.6
+    across = min(panels_in_all, 3)
+    figure = new_figure(size * across, (size + 0.7) * math.ceil(panels_in_all / across))
+    panels = figure.subplots(math.ceil(panels_in_all / across), across, squeeze=False).flatten()
+    _draw_matrix(panels[0], found.matrix, names, max(found.settings, 1), "loss (mean of column)", found.losses)
     panels[0].set_title(
-        f"Penalties: the row beats the column\nin so many of {penalties.settings} settings (t test, p < 0.05).\n"
-        f"By chance alone: {penalties.false_wins:.3g} an entry, {chance:.2g} in all{_control(comparison, penalties)}",
+        f"Penalties: the row beats the column\nin so many of {_many(found.settings, 'setting')} (t test, p < 0.05).\n"
+        f"By chance alone: {found.chance_of_an_entry:.3g} an entry, {found.chance:.2g} in all"
+        f"{_control(comparison, found)}",
         loc="left", fontsize=9,
     )  # fmt: skip
-    for panel, setting in zip(panels[1:], comparison.settings, strict=True):
+    for panel, setting in zip(panels[1:], comparison.settings, strict=False):
         of, rates = setting.win_rates()
-        _draw_matrix(panel, rates, of, (0, 1), rates.mean(0))
+        others = np.where(np.eye(len(of)), np.nan, rates)
+        beaten = np.array([np.nanmean(each) if np.isfinite(each).any() else np.nan for each in others.T])
+        _draw_matrix(panel, rates, of, 1, "beaten by the others", beaten)
         panel.set_title(
             f"Win rates, {setting.title}:\nshare of seeds in which the row's\narea is better", loc="left", fontsize=9
         )
-    save(figure, *paths)
-    return True
+    for panel in panels[panels_in_all:]:
+        panel.set_visible(False)
+    return figure
 
 
-def _control(comparison: Comparison, penalties: statistics.Penalties) -> str:
+def _control(comparison: Comparison, found: statistics.Penalties) -> str:
     """What the A/A control says."""
-    if comparison.control not in penalties.strategies:
+    if comparison.control not in found.strategies:
         return ""
-    i, j = (penalties.strategies.index(name) for name in (comparison.how.baseline, comparison.control))
-    matrix = penalties.matrix
+    i, j = (found.strategies.index(name) for name in (comparison.how.baseline, comparison.control))
+    matrix = found.matrix
     return f".\nThe A/A control, {comparison.how.baseline} against itself: {matrix[i, j]:.2g} and {matrix[j, i]:.2g}"
 
 
+def _many(count: object, what: str) -> str:
+    return f"{count} {what}" + ("" if str(count) == "1" else "s")
+
+
 def _draw_matrix(
-    axes: Axes, matrix: np.ndarray, names: Sequence[str], span: tuple[float, float], below: np.ndarray
+    axes: Axes, matrix: np.ndarray, names: Sequence[str], most: float, below: str, summary: np.ndarray
 ) -> None:
-    """Draw numbers in a grid, and the means of the columns below."""
-    short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
-    axes.imshow(np.vstack([matrix, below]), cmap="Blues", vmin=span[0], vmax=span[1] * 1.3, aspect="equal")
-    for (i, j), value in np.ndenumerate(np.vstack([matrix, below])):
-        if i != j:
+    """Draw numbers in a grid, and a summary of the columns below. Args: most: that an entry can be; below: its name."""
+    numbers = np.vstack([matrix, summary])
+    axes.imshow(numbers, cmap="Blues", vmin=0, vmax=most * 1.3, aspect="equal")
+    for (i, j), value in np.ndenumerate(numbers):
+        if i != j and not np.isnan(value):
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8)
     axes.axhline(len(names) - 0.5, color="white", linewidth=4)
+    short = [_short(name, 24) for name in names]
     axes.set_xticks(range(len(names)), short, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(names) + 1), [*short, "mean of column"], fontsize=8)
+    axes.set_yticks(range(len(names) + 1), [*short, below], fontsize=8)
     axes.tick_params(length=0, colors=GRAY)
     for side in axes.spines.values():
         side.set_visible(False)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
-from deepal import records
+from deepal import records, statistics
 from deepal.comparison import Comparison, How
 from deepal.report import comparing, figures
 from tests.test_comparison import RANDOM, pairs, record
@@ -29,13 +30,13 @@ def whole():
 @pytest.mark.parametrize("center", ["mean", "median"])
 def test_the_same_input_gives_the_same_bytes(tmp_path, center):
     written = [comparing.write(whole(), tmp_path / name, center) for name in ("one", "other")]
-    assert [each.name for each in written[0]] == ["curves.png", "curves.svg", "penalty.svg", "study.csv", "study.json"]
+    assert [each.name for each in written[0]] == ["study.csv", "study.json", "curves.png", "curves.svg", "penalty.svg"]
     for one, other in zip(*written, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
-    shown = Image.open(written[0][0])
+    shown = Image.open(written[0][2])
     assert shown.width > 800
     assert len(shown.convert("RGB").getcolors(2**20)) > 50
-    for each in written[0][1:3]:
+    for each in written[0][3:]:
         assert xml.parse(each).getroot().tag.endswith("svg")
 
 
@@ -43,7 +44,7 @@ def test_a_study_that_was_written_can_be_compared_again(tmp_path):
     comparing.write(whole(), tmp_path / "one")
     again = Comparison(records.read(tmp_path / "one"), How(targets=(0.65, 0.9)))
     comparing.write(again, tmp_path / "other")
-    for name in ("curves.png", "penalty.svg", "study.csv", "study.json"):
+    for name in ("curves.png", "curves.svg", "penalty.svg", "study.csv", "study.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
@@ -51,7 +52,9 @@ def test_every_point_is_in_the_table(tmp_path):
     comparing.write(whole(), tmp_path)
     with (tmp_path / "study.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 5 * 3
+    assert len(rows) == 3 * 5 * 3 + 5
+    assert [row["test/accuracy"] for row in rows if row["strategy"] == "(everything)"][:2] == ["0.95", "0.96"]
+    assert {row["bytes/process"] for row in rows} == {str(2**30)}
     margin = [row for row in rows if row["strategy"] == "Margin" and row["seed"] == "3"]
     assert [row["labels"] for row in margin] == ["20", "30", "40"]
     assert float(margin[2]["test/accuracy"]) == whole().settings[0].curves["Margin"].values[3, 2]
@@ -70,15 +73,19 @@ def test_what_the_tables_say():
     assert header == ["strategy", "to 0.65", "to 0.9", "to Random's end", "test/accuracy at 40"]
     assert ceiling[0] == "(all 1200 labels)"
     assert ceiling[-1].startswith("0.9700 ± ")
-    assert margin[1:4] == ["30", "never (0 of 5)", margin[3]]
+    end = setting.curves["Random"].values[:, -1].mean()
+    took = statistics.reached(statistics.labels_to((20, 30, 40), setting.curves["Margin"].values, end))
+    assert margin[1:4] == ["30", "> 40 (0 of 5)", f"{took.median:g}"]
     assert comparing.costs(setting)[1][1:] == ["6.00", "3.00", "1.50", "9.00", "1024"]
     assert comparing.markdown(comparing.costs(setting)).splitlines()[1].startswith("| --- | ---: |")
 
 
 def test_the_control_and_chance_are_said():
     said = comparing.notes(whole())
-    assert "The A/A control on Digits: Random once more differs from itself by" in said
-    assert "are to be expected where no strategy differs" in said
+    again = next(row for row in whole().settings[0].rows if row.curves.name == "Random(replica=1)")
+    assert f"Random, drawn once more, gains {again.gain.gain.mean:+.4f} [" in said
+    penalties = whole().penalties()
+    assert f"counts {penalties.matrix.sum():.1f} wins; {0.05 * 3:.1f} are to be expected" in said  # three pairs
 
 
 def test_all_of_it_is_printed():
@@ -95,12 +102,14 @@ def test_no_interval_is_drawn_below_three_seeds(tmp_path):
     middle, low, high = figures._band(few.settings[0].curves["Margin"], "mean")
     assert np.isfinite(middle).all()
     assert np.isnan([*low, *high]).all()
-    comparing.write(few, tmp_path)
+    assert figures.curves(few).axes[0].get_title(loc="left") == "Digits: mean of 2 seeds"
 
 
 def test_runs_without_a_baseline_are_drawn_without_penalties(tmp_path):
     alone = Comparison([each for each in pairs() if each.title["strategy"] == "Margin"])
+    comparing.write(whole(), tmp_path)
     assert "penalty.svg" not in [each.name for each in comparing.write(alone, tmp_path)]
+    assert not (tmp_path / "penalty.svg").exists()
     assert comparing.areas(alone.settings[0])[0] == ["strategy", "seeds", "AULC [20, 40]"]
 
 
@@ -111,7 +120,16 @@ def test_several_settings_and_many_strategies_are_drawn(tmp_path):
         for i in range(9) for each in pairs() if each.title["strategy"] == "Margin"
     ]  # fmt: skip
     other = pairs(data={"class": "data.Digits", "imbalance": 5})
-    comparing.write(Comparison([*pairs(), *many, *other]), tmp_path)
+    found = Comparison([*pairs(), *many, *other])
+    comparing.write(found, tmp_path)
+    second, first = figures.curves(found).axes
+    labels = [each.get_text() for each in second.texts]
+    assert len(set(labels)) == 2
+    heights = sorted(each.xyann[1] for each in first.texts)
+    low, high = first.get_ylim()
+    assert len(heights) == 11
+    assert min(np.diff(heights)) > 0.04 * (high - low)  # all are legible
+    assert "Not in the penalty matrix, because not in all settings: A strategy" in comparing.notes(found)
 
 
 def test_settings_of_other_metrics_of_time():
@@ -121,3 +139,44 @@ def test_settings_of_other_metrics_of_time():
     )
     people = Comparison(pairs(), How(axis="people"))
     assert figures.axis_title(people.settings[0]) == "seconds that people took to answer"
+
+
+def test_what_the_curves_show():
+    """The mean and its interval, or the median and the middle half, and the ceiling, of what was measured."""
+    (setting,) = whole().settings
+    margin = setting.curves["Margin"].values
+    half = stats.t.ppf(0.975, 4) * margin.std(0, ddof=1) / np.sqrt(5)
+    quarters = np.quantile(margin, (0.25, 0.75), axis=0)
+    for center, middle, band in (("mean", margin.mean(0), (margin.mean(0) - half, margin.mean(0) + half)),
+                                 ("median", np.median(margin, 0), quarters)):  # fmt: skip
+        (axes,) = figures.curves(whole(), center).axes
+        assert axes.lines[0].get_ydata() == pytest.approx(middle)
+        assert axes.lines[0].get_xdata().tolist() == [20, 30, 40]
+        corners = axes.collections[0].get_paths()[0].vertices
+        for at, low, high in zip((20, 30, 40), *band, strict=True):
+            drawn = corners[corners[:, 0] == at][:, 1]
+            assert (drawn.min(), drawn.max()) == pytest.approx((low, high))
+        assert axes.lines[-1].get_ydata() == [setting.ceiling.mean] * 2
+        assert {"Margin", "Random", "Random(replica=1)"} < {each.get_text() for each in axes.texts}
+
+
+def test_what_the_matrices_show():
+    penalties, (_, rates) = whole().penalties(), whole().settings[0].win_rates()
+    first, second = figures.penalties(whole()).axes
+    assert first.images[0].get_array().tolist() == [*penalties.matrix.tolist(), penalties.losses.tolist()]
+    assert second.images[0].get_array()[:3].tolist() == rates.tolist()
+    others = [[rates[i, j] for i in range(3) if i != j] for j in range(3)]
+    assert second.images[0].get_array()[3].tolist() == pytest.approx(np.mean(others, 1).tolist())
+    title = first.get_title(loc="left")
+    assert "in so many of 1 setting (" in title
+    assert "By chance alone: 0.025 an entry, 0.15 in all" in title
+    i, j = (penalties.strategies.index(name) for name in ("Random", "Random(replica=1)"))
+    assert f"against itself: {penalties.matrix[i, j]:.2g} and {penalties.matrix[j, i]:.2g}" in title
+
+
+def test_memory_of_a_gpu_has_its_column():
+    on_gpu = [replace(each, times={**each.times, "cycles": [
+        {**cycle, "memory": {"process": 2**30, "device": 2**21}} for cycle in each.times["cycles"]
+    ]}) for each in pairs()]  # fmt: skip
+    header, row, _ = comparing.costs(Comparison(on_gpu).settings[0])
+    assert (header[-1], row[-1]) == ("GPU [MiB]", "2")

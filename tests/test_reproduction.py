@@ -1,0 +1,41 @@
+"""`docs/reproduction.md` is what its generator makes of the committed studies."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from deepal import records
+
+ROOT = Path(__file__).parent.parent
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("reproduction", ROOT / "docs" / "reproduction.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_the_page_is_what_the_studies_say():
+    assert generator().page() == (ROOT / "docs" / "reproduction.md").read_text()
+
+
+def test_every_study_is_on_the_page_and_every_claim_is_answered():
+    made = generator()
+    assert {each.name for each in made.REPRODUCTIONS} == {each.name for each in (ROOT / "results").iterdir()}
+    assert made.page().count("| yes |") + made.page().count("| **no** |") == sum(len(e.claims) for e in made.REPRODUCTIONS)
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "results").glob("*/study.json")), ids=lambda path: path.parent.name)
+def test_what_is_committed_says_how_it_was_made_and_nothing_of_where(study):
+    assert study.stat().st_size < 4 * 2**20
+    text = study.read_text()
+    assert "/home" not in text
+    assert '"host"' not in text
+    for record in records.read(study):
+        assert record.finished
+        assert all({"torch", "lightning", "device", "threads"} <= set(each) for each in record.environments)
+        asked = [position for cycle in record.cycles for position in cycle["positions"]]
+        assert len(set(asked) | set(record.first)) == len(asked) + len(record.first)
+        assert record.is_ceiling or len(record.first) + len(asked) == record.cycles[-1]["labels"] == record.budget
