@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deepal import Learner, cycle, scan
+from deepal import Learner, callbacks, cycle, scan
 from deepal.data import Digits
 from deepal.modules import Classifier
 from deepal.nn import Network
 from deepal.strategies import BADGE, Margin, Prefilter
 
 STRATEGY = Prefilter(Margin(), BADGE(), keep=200)
+callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
 
 
 class Normed(Network):
