@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
-    {"study", "comparison"},
+    {"study", "workers", "comparison"},
     {"learner", "cycle", "bookkeeping", "run", "records", "fitting", "fresh", "weights", "scan", "preflight"},
     {"strategies", "modules", "testing"},
     {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks"},
@@ -20,6 +20,7 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
 ]
 ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
+    "study": {"workers"},
     "learner": {"cycle", "bookkeeping", "run", "fresh", "preflight"},
     "cycle": {"bookkeeping", "run", "fitting", "fresh", "weights", "scan", "preflight"},
     "bookkeeping": {"run", "weights", "preflight"},
@@ -71,7 +72,8 @@ OUTSIDE = {  # packages besides the standard library, where that is held small
     "comparison": {"numpy"},
     "records": {"numpy"},
     "leases": set(),
-    "study": {"torch", "lightning"},
+    "study": {"lightning"},
+    "workers": {"torch"},
     "meter": {"torch"},
     "seeds": {"torch", "numpy"},
     "folder": set(),

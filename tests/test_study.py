@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepal import leases, records, study
+from deepal import leases, records, workers
 from deepal.comparison import Comparison
 from deepal.data import AtRandom, Digits, Everything
 from deepal.ledger import INITIAL, Ledger
@@ -200,14 +200,14 @@ def test_a_run_that_exits_stops_no_other(tmp_path, workers):
 def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch):
     """As after a restart of the machine: a worker was killed, and no number of a process says so any more."""
     monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5))
-    monkeypatch.setattr(study, "_LOOKS", 0.05)
-    for workers in (1, 2):
-        whole = made(tmp_path / str(workers), strategies=[Random()], ceiling=False)
+    monkeypatch.setattr(workers, "_LOOKS", 0.05)
+    for processes in (1, 2):
+        whole = made(tmp_path / str(processes), strategies=[Random()], ceiling=False)
         dead, cut_off = whole.runs
         for folder, content in ((dead, elsewhere(0)), (cut_off, "")):
             folder.mkdir(parents=True)
             (folder / "lease.0").write_text(content)
-        assert len(whole.run(workers)) == 2
+        assert len(whole.run(processes)) == 2
 
 
 def elsewhere(beats):
@@ -332,11 +332,11 @@ def test_a_study_travels(tmp_path):
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [study._gpu(number) for number in range(3)] == ["0", "1", "0"]
+    assert [workers._gpu(number) for number in range(3)] == ["0", "1", "0"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [study._gpu(number) for number in range(3)] == ["5", "7", "5"]
+    assert [workers._gpu(number) for number in range(3)] == ["5", "7", "5"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert study._gpu(1) is None
+    assert workers._gpu(1) is None
 
 
 def test_everything_is_every_candidate(tmp_path):
