@@ -4,7 +4,7 @@ A setting is all that a run is made of but its strategy and its seed: strategies
 they share. A run on the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -182,7 +182,7 @@ class Setting:
 
     def win_rates(self) -> tuple[list[str], Array]:
         """(names, matrix): in which share of the seeds the area of the row's strategy is better than the column's."""
-        rates = statistics.win_rates([self.how.sign * self._by_seed(each, self.areas) for each in self.curves.values()])
+        rates = statistics.win_rates([self._areas_by_seed(each) for each in self.curves.values()])
         return list(self.curves), rates
 
     def by_queries(self, names: Sequence[str]) -> dict[str, Array]:
@@ -207,15 +207,15 @@ class Setting:
         records, axes = (tuple(each) for each in zip(*ordered, strict=True))
         return Curves(name, tuple(each.seed for each in records), np.stack(values), axes, records)
 
-    def _by_seed(self, curves: Curves, summary: Callable[[Array], Array]) -> Array:
-        """A summary of each run of a strategy, in the order of all seeds; NaN where it lacks one."""
-        found = dict(zip(curves.seeds, summary(curves.values), strict=True))
+    def _areas_by_seed(self, curves: Curves) -> Array:
+        """The area of each run of a strategy, higher is better, in the order of all seeds; NaN where it lacks one."""
+        found = dict(zip(curves.seeds, self.how.sign * self.areas(curves.values), strict=True))
         return np.array([found.get(seed, np.nan) for seed in self.seeds])
 
     def _gain(self, curves: Curves) -> Difference | None:
         if self.baseline is None or curves is self.baseline:
             return None
-        sides = np.stack([self.how.sign * self._by_seed(each, self.areas) for each in (curves, self.baseline)])
+        sides = np.stack([self._areas_by_seed(each) for each in (curves, self.baseline)])
         shared = sides[:, ~np.isnan(sides).any(0)]
         return statistics.difference(*shared) if shared.size else None
 
