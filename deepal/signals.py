@@ -4,8 +4,9 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
 
     logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
     target (B,)        gradient_embedding (B, C*D)  cycle (B,)            group (B,)
+    mc_probs (B, K, C), of K draws from a posterior, the same draws for all rows
 
-Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), probs (B, H, W, C).
+Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), mc_probs (B, K, H, W, C).
 
 Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
 """
@@ -122,8 +123,8 @@ class Signals:
 
 
 _BLOCK = 8192  # rows at a time
-_CLASSES = {"logits", "probs", "logit_gradient"}
-_RANKS = dict.fromkeys((*_CLASSES, "embedding"), 2)
+_CLASSES = {"logits", "probs", "logit_gradient", "mc_probs"}
+_RANKS = {**dict.fromkeys((*_CLASSES, "embedding"), 2), "mc_probs": 3}
 
 
 def _refuse_non_finite(name: str, signal: Tensor) -> None:

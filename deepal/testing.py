@@ -40,7 +40,7 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     assert len(set(_rows(strategy, same, 7))) == 7, "distinct rows of a pool of equal rows"
     assert len(set(_rows(strategy, signals, 7, labeled=0))) == 7, "a cold start, with nothing labeled"
     if isinstance(strategy, Acquisition):
-        _check_acquisition(strategy, signals, chosen)
+        _check_acquisition(strategy, signals)
 
 
 def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> dict[str, Tensor]:
@@ -51,6 +51,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
     return {
         "logits": logits,
         "probs": torch.softmax(logits, -1),
+        "mc_probs": torch.softmax(logits.unsqueeze(1) + torch.randn(size, 6, classes, generator=generator), -1),
         "embedding": embedding,
         "logit_gradient": error,
         "gradient_embedding": gradients.gradient_embedding(error, embedding),
@@ -127,9 +128,16 @@ def _check_nan(strategy: QueryStrategy, signals: Mapping[str, Tensor]) -> None:
         raise AssertionError(f"a signal that is {wrong} in one place is refused, never ranked")
 
 
-def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor], chosen: list[int]) -> None:
+def _scores(strategy: Acquisition, signals: Mapping[str, Tensor]) -> Tensor:
+    choice = select_from(strategy, signals, len(signals["probs"]))
+    assert choice.scores is not None
+    return torch.empty_like(choice.scores).index_copy_(0, choice.rows, choice.scores)
+
+
+def _check_acquisition(strategy: Acquisition, signals: Mapping[str, Tensor]) -> None:
     order = torch.randperm(len(signals["probs"]), generator=torch.Generator().manual_seed(9))
     permuted = {name: array[order] for name, array in signals.items()}
-    assert order[_rows(strategy, permuted, 7)].tolist() == chosen, "a permuted pool gives the same samples"
+    scores, after = (_scores(strategy, each) for each in (signals, permuted))
+    assert torch.allclose(after, scores[order], atol=1e-6), "a permuted pool gives the same samples the same scores"
     same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
     assert _rows(strategy, same, 7, seed=1) != _rows(strategy, same, 7, seed=2), "ties are broken by the generator"

@@ -1,7 +1,15 @@
-"""Scores of predictive uncertainty. N samples, C classes; higher is more informative.
+"""Scores of predictive uncertainty. N samples, K posterior draws, C classes; higher is more informative.
 
-`probs` holds class probabilities: (N, C), or (N, ..., C) with sites between (labels, pixels). Functions reduce the
-last axis only. Probabilities are read in fp32 at least, so half precision changes no rank beyond its own rounding.
+`probs` holds class probabilities: (N, C), or (N, ..., C) with sites between (labels, pixels); `mc_probs` holds those of
+each draw: (N, K, C), or (N, K, ..., C). Functions reduce the last axis, and the draws where there are any. Probabilities
+are read in fp32 at least, so half precision changes no rank beyond its own rounding.
+
+What a posterior says of a sample falls into two parts  (Depeweg et al., 2018):
+
+    predictive entropy  =  expected entropy  +  mutual information
+    H[E_w p(y|x,w)]        E_w H[p(y|x,w)]      I[y; w | x]
+    of everything          of the data           of the model
+                           (aleatoric)           (epistemic: what labels can take away)
 """
 
 import torch
@@ -52,6 +60,103 @@ def margin(probs: Tensor) -> Tensor:
     others = _without_the_largest(probs)
     first, second = _full_precision(probs).amax(-1), others.amax(-1)
     return torch.where(first > 0.5, others.sum(-1) + second, 1 - (first - second))
+
+
+def predictive_entropy(mc_probs: Tensor) -> Tensor:
+    """Entropy of the averaged prediction: H[E_w p(y|x,w)], "max entropy"  (Gal et al., 2017).
+
+    Args: mc_probs (N, K, ..., C). Returns (N, ...), in nats, within [0, log C].
+
+    >>> predictive_entropy(torch.eye(2).expand(1, 2, 2))   # two sure draws that disagree
+    tensor([0.6931])
+    """
+    return entropy(_full_precision(mc_probs).mean(1))
+
+
+def expected_entropy(mc_probs: Tensor) -> Tensor:
+    """Aleatoric uncertainty: E_w H[p(y|x,w)], the part of the predictive entropy that stays however many labels there are
+    (Depeweg et al., 2018).
+
+    Args: mc_probs (N, K, ..., C). Returns (N, ...), in nats, within [0, log C].
+
+    >>> expected_entropy(torch.eye(2).expand(1, 2, 2))
+    tensor([0.])
+    """
+    return entropy(mc_probs).mean(1)
+
+
+def mutual_information(mc_probs: Tensor) -> Tensor:
+    """BALD, epistemic uncertainty: I[y; w] = H[E_w p(y|w)] - E_w H[p(y|w)]  (Houlsby et al., 2011).
+
+    It is the mean divergence of the draws from their mean, E_w KL(p_w || p) with p = E_w p_w, and is summed from terms
+    none of which is negative: p ((1 + d) log(1 + d) - d), with d = p_w / p - 1, which has mean zero. The difference of
+    two entropies would lose a small value among sure draws, and come out below zero.
+
+    Args: mc_probs (N, K, ..., C), rows sum to 1. Returns (N, ...), in nats, within [0, log min(K, C)].
+
+    >>> mutual_information(torch.eye(2).expand(1, 2, 2))   # two sure draws that disagree
+    tensor([0.6931])
+    """
+    draws = _full_precision(mc_probs)
+    mean = draws.mean(1, keepdim=True)
+    away = ((draws - mean) / mean.clamp_min(torch.finfo(mean.dtype).tiny)).clamp_min(-1)
+    terms = torch.special.xlog1py(1 + away, away).sub_(away)
+    return terms.mul_(mean).clamp_min_(0).sum(-1).mean(1)
+
+
+def variation_ratio(mc_probs: Tensor, votes: bool = True) -> Tensor:
+    """The share of draws that do not vote for the most voted class  (Freeman, 1965; Gal et al., 2017).
+
+    Two things go by this name. By votes it is 1 - max_c v_c, a multiple of 1/K, so there are ties; by the mean it is
+    1 - max_c p_c of the averaged prediction.
+
+    Args: mc_probs (N, K, ..., C); votes: which of the two. Returns (N, ...), within [0, 1 - 1/C].
+
+    >>> draws = torch.tensor([[[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]]])
+    >>> variation_ratio(draws), variation_ratio(draws, votes=False)
+    (tensor([0.3333]), tensor([0.3000]))
+    """
+    if not votes:
+        return least_confidence(_full_precision(mc_probs).mean(1))
+    return (mc_probs.shape[1] - _votes(mc_probs).amax(-1)) / mc_probs.shape[1]
+
+
+def mean_std(mc_probs: Tensor) -> Tensor:
+    """Standard deviation over the draws, averaged over the classes  (Kampffmeyer et al., 2016; Gal et al., 2017).
+
+    Args: mc_probs (N, K, ..., C). Returns (N, ...), within [0, 1/2].
+
+    >>> mean_std(torch.eye(2).expand(1, 2, 2))
+    tensor([0.5000])
+    """
+    return _full_precision(mc_probs).std(1, correction=0).mean(-1)
+
+
+def vote_entropy(mc_probs: Tensor) -> Tensor:
+    """Entropy of the votes of a committee: H[v], v_c the share of draws that predict c  (Dagan & Engelson, 1995).
+
+    Args: mc_probs (N, K, ..., C). Returns (N, ...), in nats, within [0, log min(K, C)].
+
+    >>> vote_entropy(torch.tensor([[[0.9, 0.1], [0.4, 0.6]]]))
+    tensor([0.6931])
+    """
+    return entropy(_votes(mc_probs) / mc_probs.shape[1])
+
+
+def consensus_kl(mc_probs: Tensor) -> Tensor:
+    """Mean divergence of a committee's members from their consensus: (1/K) sum_k KL(p_k || p)  (McCallum & Nigam, 1998).
+
+    It is the mutual information, found a dozen years earlier for committees.
+
+    Args: mc_probs (N, K, ..., C). Returns (N, ...), in nats, within [0, log min(K, C)].
+    """
+    return mutual_information(mc_probs)
+
+
+def _votes(mc_probs: Tensor) -> Tensor:
+    """How many draws predict each class, (N, ..., C)."""
+    voted = mc_probs.argmax(-1, keepdim=True)
+    return torch.zeros_like(_full_precision(mc_probs)).scatter_(-1, voted, 1.0).sum(1)
 
 
 def _without_the_largest(probs: Tensor) -> Tensor:

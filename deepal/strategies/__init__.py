@@ -1,24 +1,43 @@
 """Query strategies. Exported here is registered: the command line and the contract test find a strategy by its name."""
 
 from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View
+from deepal.strategies.bayesian import (
+    BALD,
+    EPIG,
+    BatchBALD,
+    ConsensusKL,
+    MeanSTD,
+    PredictiveEntropy,
+    VariationRatio,
+    VoteEntropy,
+)
 from deepal.strategies.diversity import CoreSet, KMeans
 from deepal.strategies.gradient import BADGE
-from deepal.strategies.hybrid import PerGroup, Prefilter
+from deepal.strategies.hybrid import PerGroup, Prefilter, Stochastic
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
 __all__ = [
     "BADGE",
+    "BALD",
+    "EPIG",
     "Acquisition",
+    "BatchBALD",
     "Choice",
+    "ConsensusKL",
     "CoreSet",
     "Entropy",
     "KMeans",
     "LeastConfidence",
     "Margin",
+    "MeanSTD",
     "PerGroup",
+    "PredictiveEntropy",
     "Prefilter",
     "QueryStrategy",
     "Random",
+    "Stochastic",
+    "VariationRatio",
     "View",
+    "VoteEntropy",
 ]

@@ -28,10 +28,14 @@ class View:
 
 @dataclass(frozen=True)
 class Choice:
-    """Rows of the pool to label, in the order to ask, with a score each where the strategy has one."""
+    """Rows of the pool to label, in the order to ask, with a score each where the strategy has one.
+
+    Args: notes: what the strategy has to say of the query, by name; kept in the ledger.
+    """
 
     rows: Tensor
     scores: Tensor | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 class QueryStrategy(ABC):
@@ -71,8 +75,12 @@ class Acquisition(QueryStrategy):
         """One finite number a row, (B,), or a site, (B, ...), higher is more informative, from the signals that
         `needs["pool"]` names."""
 
+    def scores(self, view: View) -> Tensor:
+        """The score of each row of the pool, (N,)."""
+        return view.pool.map(self._score_of_rows, self.needs["pool"])
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        scores = view.pool.map(self._score_of_rows, self.needs["pool"])
+        scores = self.scores(view)
         rows = top_k(scores, query_size, generator, by=repr(self))
         return Choice(rows, scores[rows])
 

@@ -1,11 +1,15 @@
 """Strategies made of strategies."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deepal.strategies.base import Choice, Needs, QueryStrategy, View, choose
+from deepal.functional import noise
+from deepal.strategies.base import Acquisition, Choice, Needs, QueryStrategy, View, choose, top_k
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Prefilter(QueryStrategy):
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         kept = choose(self.by, view, self._keep(query_size), generator).rows.sort().values
         choice = choose(self.then, view.take(kept), query_size, generator)
-        return Choice(kept[choice.rows], choice.scores)
+        return Choice(kept[choice.rows], choice.scores, choice.notes)
 
     def _keep(self, query_size: int) -> int:
         if self.keep is not None:
@@ -89,6 +93,58 @@ class PerGroup(QueryStrategy):
                 first = turn.sort(stable=True).indices[:query_size]
                 return Choice(choice.rows[first], None if choice.scores is None else choice.scores[first])
             asked *= 2
+
+
+Kind = Literal["power", "softmax", "softrank"]
+
+
+@dataclass(frozen=True)
+class Stochastic(QueryStrategy):
+    """A query drawn by the scores of another acquisition, not cut off at the largest: what scores high alone may say the
+    same twice (Kirsch et al., 2023). It is a draw without replacement in proportion to s^beta (`power`), exp(beta s)
+    (`softmax`) or rank^-beta (`softrank`), by Gumbel noise on the logarithm; noise belongs to a sample, so that it is the
+    same however the pool is cut up. PowerBALD is `Stochastic(of=BALD())`.
+
+    Args: of: gives the scores; kind: as above; beta: 0 is uniform, and the larger the nearer to the largest scores.
+    """
+
+    of: Acquisition
+    kind: Kind = "power"
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in _LOG_WEIGHTS:
+            raise ValueError(f"Stochastic(kind={self.kind!r}) must be one of {', '.join(_LOG_WEIGHTS)}.")
+        if not (self.beta >= 0 and isfinite(self.beta)):
+            raise ValueError(f"Stochastic(beta={self.beta}) must be a number from 0 on.")
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return self.of.needs
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        scores = self.of.scores(view)
+        if self.kind == "power" and len(scores) and scores.min() < -1e-6:
+            raise ValueError(
+                f"{self!r} raises scores to a power, and some are negative; take kind='softmax' or 'softrank'."
+            )
+        weighed = self.beta * _LOG_WEIGHTS[self.kind](scores.double())
+        perturbed = weighed + noise.gumbel(noise.seed_of(generator), view.pool.positions)
+        rows = top_k(perturbed, query_size, generator, by=repr(self))
+        return Choice(rows, scores[rows])
+
+
+def _rank(scores: Tensor) -> Tensor:
+    """The place of each score among all, from 1 for the largest; equal scores share one."""
+    _, which, counts = scores.unique(return_inverse=True, return_counts=True)
+    return (counts.flip(0).cumsum(0).flip(0) - counts)[which] + 1
+
+
+_LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor], Tensor]] = {
+    "power": lambda scores: scores.clamp_min(torch.finfo(torch.float32).tiny).log(),  # no score, no weight beside others
+    "softmax": lambda scores: scores,
+    "softrank": lambda scores: -_rank(scores).double().log(),
+}
 
 
 def _occurrence(groups: Tensor) -> Tensor:

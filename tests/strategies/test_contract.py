@@ -8,11 +8,24 @@ import pytest
 import torch
 
 from deepal import strategies, testing
-from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, Margin, PerGroup, Prefilter, QueryStrategy, Random
+from deepal.strategies import (
+    BADGE,
+    BALD,
+    CoreSet,
+    Entropy,
+    KMeans,
+    Margin,
+    PerGroup,
+    Prefilter,
+    QueryStrategy,
+    Random,
+    Stochastic,
+)
 from deepal.strategies.base import Acquisition, Choice
 
 NEEDS_ARGUMENTS = {
     Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))],
+    Stochastic: [Stochastic(BALD()), Stochastic(Margin(), kind="softmax", beta=4), Stochastic(Entropy(), kind="softrank")],
     PerGroup: [PerGroup(Margin()), PerGroup(BADGE(), limit=2), PerGroup(Prefilter(Margin(), CoreSet(), keep=20))],
 }
 

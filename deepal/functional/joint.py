@@ -1,0 +1,186 @@
+"""What samples say together. N samples, K posterior draws, C classes; draws are consistent: draw k of one sample and draw k
+of another come from the same weights. Where they do not, nothing here means anything.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deepal.functional import uncertainty
+
+_SAMPLES, _COLUMNS = 1024, 256  # of a tile, which stays in cache
+_SLACK = 0.05  # by this share a sampled gain may rise, where it should only fall
+
+_ROUNDING = 1e-6  # nats
+
+
+class Batch(NamedTuple):
+    """A batch as it was chosen.
+
+    Args:
+        rows: (query_size,) in the order of choice.
+        gains: (query_size,) nats that each adds to the mutual information of the batch with the weights.
+        evaluated: candidates whose gain was computed, after the first choice.
+    """
+
+    rows: Tensor
+    gains: Tensor
+    evaluated: int
+
+    @property
+    def information(self) -> float:
+        """Of the whole batch, I[y_1, ..., y_b; w], in nats: at most log K, which is all that K draws can tell apart."""
+        return float(self.gains.sum())
+
+
+def batch_bald(
+    mc_probs: Tensor, query_size: int, num_samples: int, generator: torch.Generator, *, slack: float = _SLACK
+) -> Batch:
+    """BatchBALD: greedily the batch whose labels together say most of the weights, I[y_1, ..., y_b; w]  (Kirsch et al.,
+    2019).
+
+    The joint distribution is enumerated while it has at most `num_samples` outcomes, and then sampled: M outcomes of the
+    rows chosen so far, each with its posterior over the K draws (a row of W, M x K). Given an outcome, a candidate's
+    prediction is a mixture of its draws, so what it adds is the mean entropy of W @ P less E_k H[P_k], and a further row
+    extends each outcome by a label of its own: the same outcomes for all candidates, and for later choices.
+
+    What a candidate adds only falls when others join (submodularity), so its gain of some choices ago bounds it from
+    above; candidates are looked at from the largest bound down, for as long as a bound is above the best gain.
+
+    Args:
+        mc_probs: (N, K, C), consistent draws.
+        query_size: rows to choose; all where there are no more.
+        num_samples: outcomes of the joint distribution, at least.
+        generator: of the sampled outcomes.
+        slack: the share by which a bound has to be below the best gain, once outcomes are sampled; inf looks at all.
+    Returns the rows, and what each added. The first is the row of largest BALD score; on a tie the lowest row wins.
+    Raises ValueError for draws of sites, and for fewer than one sample.
+    """
+    if mc_probs.ndim != 3 or num_samples < 1:
+        raise ValueError(
+            f"BatchBALD chooses from draws (N, K, C) by num_samples=1 or more, not from shape {[*mc_probs.shape]} by "
+            f"{num_samples}."
+        )
+    draws = mc_probs.float()
+    outcomes, certain = _Outcomes(draws, num_samples), uncertainty.expected_entropy(draws)
+    bounds = uncertainty.mutual_information(draws).double()
+    chosen, gains, evaluated = [], [], 0
+    for turn in range(min(query_size, len(draws))):
+        if turn:
+            looked_at = _bring_up_to_date(bounds, draws, certain, outcomes, slack if outcomes.sampled else _ROUNDING)
+            evaluated += looked_at
+        row = int((bounds == bounds.max()).nonzero()[0])
+        chosen.append(row)
+        gains.append(float(bounds[row]))
+        bounds[row] = -torch.inf
+        if turn + 1 < query_size:
+            outcomes.extend(row, generator)
+    return Batch(torch.tensor(chosen, dtype=torch.long), torch.tensor(gains).clamp_min(0), evaluated)
+
+
+def _bring_up_to_date(bounds: Tensor, draws: Tensor, certain: Tensor, outcomes: "_Outcomes", slack: float) -> int:
+    """Replace the largest bounds by gains, until the best gain is above all other bounds, which then stay below it.
+    Returns how many were replaced."""
+    order = bounds.sort(descending=True, stable=True)
+    block, done, best = max(1, _COLUMNS // draws.shape[2]), 0, -torch.inf
+    for rows, stale in zip(order.indices.split(block), order.values.split(block), strict=True):
+        if stale[0] == -torch.inf or stale[0] * (1 + slack) + _ROUNDING < best:
+            break
+        rows = rows[stale > -torch.inf]
+        bounds[rows] = outcomes.entropy_with(draws[rows]) - certain[rows].double()
+        best = max(best, float(bounds[rows].max()))
+        done += len(rows)
+    behind = order.indices[done:]
+    bounds[behind] = bounds[behind].clamp_max(best - 1e-12)  # within the slack: they are not chosen unseen
+    return done
+
+
+class _Outcomes:
+    """Outcomes of the labels of the rows chosen so far, with the posterior over the draws that each leaves.
+
+    Args: draws: (N, K, C); size: outcomes, at most while they are enumerated, at least when they are sampled.
+    """
+
+    def __init__(self, draws: Tensor, size: int) -> None:
+        self.draws, self.size = draws, size
+        self.rows: list[int] = []
+        self.sampled = False
+        self.likelihood = draws.new_ones(1, draws.shape[1])  # of each outcome by each draw, up to a factor
+        self.weight = draws.new_ones(1)  # of each outcome; they sum to 1
+
+    def extend(self, row: int, generator: torch.Generator) -> None:
+        """Let the outcomes say a label of this row too."""
+        if not self.sampled and len(self.likelihood) * self.draws.shape[2] <= self.size:
+            joint = self.likelihood.unsqueeze(1) * self.draws[row].T  # (outcomes, C, K)
+            joint = self.weight.view(-1, 1, 1) * joint / self.likelihood.sum(1).view(-1, 1, 1)
+            self.likelihood = joint.flatten(0, 1)
+            self.weight = self.likelihood.sum(1)
+        else:
+            if not self.sampled:
+                self._begin_sampling(generator)
+            self.likelihood = self.likelihood * self._label(row, generator)
+        self.likelihood = self.likelihood / self.likelihood.amax(1, keepdim=True).clamp_min(torch.finfo().tiny)
+        self.rows.append(row)
+
+    def entropy_with(self, candidates: Tensor) -> Tensor:
+        """H[y_x | labels of the rows], (n,), fp64, of candidates (n, K, C)."""
+        count, members, classes = candidates.shape
+        columns = candidates.transpose(0, 1).reshape(members, count * classes)
+        total = candidates.new_zeros(count, dtype=torch.float64)
+        posterior = self.likelihood / self.likelihood.sum(1, keepdim=True).clamp_min(torch.finfo().tiny)
+        for some, weight in zip(posterior.split(_SAMPLES), self.weight.split(_SAMPLES), strict=True):
+            mixture = some @ columns
+            surprise = mixture.clamp_min(torch.finfo().tiny).log_().mul_(mixture)
+            total -= (weight @ surprise).view(count, classes).sum(1)
+        return total
+
+    def _begin_sampling(self, generator: torch.Generator) -> None:
+        """Outcomes of the rows so far, as many from each draw."""
+        members = self.draws.shape[1]
+        each = math.ceil(self.size / members)
+        self.origin = torch.arange(members, device=self.draws.device).repeat(each)  # the draw that an outcome comes from
+        self.likelihood = self.draws.new_ones(len(self.origin), members)
+        self.weight = self.draws.new_full((len(self.origin),), 1 / len(self.origin))
+        self.sampled = True
+        for row in self.rows:
+            self.likelihood = self.likelihood * self._label(row, generator)
+
+    def _label(self, row: int, generator: torch.Generator) -> Tensor:
+        """A label of this row for each outcome: its probability by each draw, (outcomes, K)."""
+        levels = self.draws[row].cumsum(1)[self.origin]  # (outcomes, C)
+        point = torch.rand(len(levels), 1, generator=generator).to(levels) * levels[:, -1:]
+        label = torch.searchsorted(levels, point, right=True).squeeze(1).clamp_max(levels.shape[1] - 1)
+        return self.draws[row][:, label].T
+
+
+def epig(pool: Tensor, target: Tensor) -> Tensor:
+    """Expected predictive information gain: E_x* I[y; y* | x, x*], what the label of a sample says of the predictions for
+    others  (Bickford Smith et al., 2023).
+
+    The joint prediction differs from the product of both by the covariance of the draws, so the mutual information is
+    summed from terms that are not negative, as in `uncertainty.mutual_information`; one matrix product for all targets.
+
+    Args: pool (N, K, C), target (T, K, C): consistent draws, of the samples to score and of those to predict. Returns
+        (N,), in nats, within [0, BALD].
+
+    >>> sure = torch.eye(2).expand(1, 2, 2)                # two sure draws that disagree: one label tells them apart
+    >>> epig(sure, sure)
+    tensor([0.6931])
+    """
+    pool, target = pool.float(), target.float()
+    means = pool.mean(1), target.mean(1)
+    centered = (target - means[1].unsqueeze(1)).transpose(0, 1).flatten(1)  # (K, T * C)
+    tiny = torch.finfo().tiny
+    parts = []
+    for some, mean in zip((pool - means[0].unsqueeze(1)).split(_BLOCK), means[0].split(_BLOCK), strict=True):
+        covariance = some.transpose(1, 2) @ centered / pool.shape[1]  # (n, C, T * C)
+        product = mean.unsqueeze(2) * means[1].flatten()
+        away = (covariance / product.clamp_min(tiny)).clamp_min(-1)
+        terms = torch.special.xlog1py(1 + away, away).sub_(away).mul_(product).clamp_min_(0)
+        parts.append(terms.sum((1, 2)) / len(target))
+    return torch.cat(parts) if parts else pool.new_zeros(0)
+
+
+_BLOCK = 64  # samples at a time
