@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.ledger import Query, Result
+from deepal.ledger import INITIAL, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.run import Run
@@ -33,6 +33,7 @@ class Settings(Protocol):
     initial: Initial
     query_size: int
     budget: int
+    test_every: int | None
     seed: int
 
 
@@ -45,6 +46,7 @@ class Turn:
         pool: what is labeled, and what can be asked.
         query_size: how many to ask; 0 in the last cycle, which trains and measures only.
         unreadable: (part, position) of the images that cannot be read.
+        tests: whether the model of this cycle is tested.
         fitted: the seconds that its fit took, where that has been done already.
         measured: what was measured already.
         grown: what is known of the images, where there are more than before.
@@ -54,6 +56,7 @@ class Turn:
     pool: Pool
     query_size: int
     unreadable: Sequence[tuple[Part, int]]
+    tests: bool
     fitted: Mapping[str, float] | None
     measured: Result | None
     grown: Remembered | None
@@ -172,13 +175,20 @@ class Books:
             return None
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
-        return Turn(cycle, pool, query_size, self.ledger.unreadable(), fitted, result, grown)
+        tests = not query_size or self._passes_a_mark(pool)
+        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown)
+
+    def _passes_a_mark(self, pool: Pool) -> bool:
+        """Whether the labels of the last query have passed a multiple of `test_every`, or are the first."""
+        every, last = self.settings.test_every, max(pool.cycles, default=INITIAL)
+        before = sum(cycle < last for cycle in pool.cycles)
+        return every is None or not before or len(pool.labeled) // every > before // every
 
     def write(self, turn: Turn, query: Query, result: Result) -> None:
         """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""
         self._measured.add(result.answers)
         new = turn.measured is None
-        named = self._query(query.positions, query.scores, query.predicted)
+        named = replace(query, items=tuple(map(self.data.name, query.positions)))
         self.ledger.ask(turn.cycle, named, result if new else turn.measured)
         self.run.export_tables()
         if new:
@@ -284,13 +294,8 @@ class Books:
     def _names(self, first: int, last: int) -> Iterator[str]:
         return (self.data.name(position) for position in range(first, last))
 
-    def _query(
-        self,
-        positions: Sequence[int],
-        scores: tuple[float, ...] | None = None,
-        predicted: tuple[str | None, ...] | None = None,
-    ) -> Query:
-        return Query(tuple(positions), tuple(map(self.data.name, positions)), scores, predicted)
+    def _query(self, positions: Sequence[int]) -> Query:
+        return Query(tuple(positions), tuple(map(self.data.name, positions)))
 
     def _seed(self, phase: str) -> int:
         return seeds.derive(self.settings.seed, phase)

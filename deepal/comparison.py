@@ -59,7 +59,7 @@ class How:
         if self.axis == "people":
             if not any(record.times["people"]):
                 raise RecordError(f"nobody measured how long answering took in {record.name}; take axis=labels.")
-            return np.asarray(record.times["people"], float)
+            return np.asarray(record.times["people"], float)[record.tested]
         return record.labels() * (self.price or 1)
 
 
@@ -303,7 +303,8 @@ def _settings(records: Sequence[Record], how: How) -> list[Setting]:
 
 
 def _setting_of(record: Record, *without: str) -> dict[str, Any]:
-    return {key: value for key, value in record.config.items() if key not in ("strategy", "seed", *without)}
+    besides = ("strategy", "seed", "test_every", *without)  # of which none is the task
+    return {key: value for key, value in record.config.items() if key not in besides}
 
 
 def _titles(firsts: Sequence[Record]) -> list[str]:

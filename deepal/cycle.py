@@ -67,10 +67,11 @@ class Cycle:
         self._look()
         trainer = self._fresh_trainer(turn.cycle)
         meter, metrics = Meter(trainer.strategy.root_device), {}
-        if module is None:
+        is_fitted = module is not None or self._needs_fit(turn)
+        if module is None and is_fitted:
             module = self._fitted(turn, trainer, meter)
-            metrics = turn.measured.metrics if turn.measured else self._tested(turn.cycle, trainer, module, meter)
-        query = self._chosen(turn, trainer, module, meter)
+            metrics = self._tested(turn, trainer, module, meter)
+        query = self._chosen(turn, trainer, module or self.fresh_module(turn.cycle), is_fitted, meter)
         contents = self.ranks.together(self.data.newly_read())
         self.data.recall(contents)
         query = self.ranks.decided(lambda: query)
@@ -107,6 +108,10 @@ class Cycle:
                 raise UnreadableError(reasons, part)
             self._looked_at.update((part, position) for position in new)
 
+    def _needs_fit(self, turn: Turn) -> bool:
+        """Whether anybody wants the model of this cycle: a test, the strategy, or the next fit."""
+        return turn.tests or bool(self.settings.strategy.needs) or self.settings.warm_start
+
     def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
         """The module trained on what is labeled: from its file where it was trained already."""
         module, file = self.fresh_module(turn.cycle), self.files.weights(turn.cycle)
@@ -126,16 +131,18 @@ class Cycle:
             weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()})
         return module
 
-    def _tested(self, cycle: int, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
-        if not self.data.test_positions:
+    def _tested(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
+        if turn.measured:
+            return turn.measured.metrics
+        if not self.data.test_positions or not turn.tests:
             return {}
-        self.watchers.tell("phase", cycle, "test", None)
+        self.watchers.tell("phase", turn.cycle, "test", None)
         with meter.phase("test"), self.ranks.on_its_own(), interruptible():
             metrics = dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
         preflight.refuse_unsynced(self.ranks.each(metrics))
         return metrics
 
-    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Query:
+    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, is_fitted: bool, meter: Meter) -> Query:
         """The next query."""
         if not turn.query_size:
             return Query()
@@ -151,11 +158,15 @@ class Cycle:
                 choice = choose(self.settings.strategy, view, turn.query_size, generator)
             except NonFiniteError as error:
                 raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
-            predicted = self._predicted(view.pool.take(choice.rows), module)
+            chosen = view.pool.take(choice.rows)
+            predicted = self._predicted(chosen, module if is_fitted else None)
+            uncertain = self._uncertain(chosen, scan, module if is_fitted else None)
         meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
         meter.seconds["select"] -= scan.seconds
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
-        return Query(tuple(index[choice.rows].tolist()), scores=scores, predicted=predicted)
+        if scan.uncertainty and self.books:
+            self.watchers.tell("uncertain", turn.cycle, scan.uncertainty, chosen.positions)
+        return Query(tuple(chosen.positions.tolist()), None, scores, predicted, *uncertain, notes=choice.notes)
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
@@ -166,10 +177,22 @@ class Cycle:
         of_pool, of_labeled = ({} if each is None else {"group": each} for each in groups.values())
         return View(Signals(index, scan, of_pool), Signals(labeled, scan, known | of_labeled))
 
-    def _predicted(self, chosen: Signals, module: LightningModule) -> tuple[str | None, ...] | None:
+    def _uncertain(
+        self, chosen: Signals, scan: Scan, module: LightningModule | None
+    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """Aleatoric and epistemic uncertainty of what was chosen, where the module has a posterior."""
+        if module is None or not scan.says("mc_probs"):
+            return None, None
+        if scan.uncertainty is None or not torch.isin(chosen.positions, scan.uncertainty.positions).all():
+            chosen.map(lambda signals: signals["mc_probs"].flatten(1)[:, 0], ("mc_probs",))  # the scan sees it pass
+        assert scan.uncertainty
+        aleatoric, epistemic = scan.uncertainty.of(chosen.positions)
+        return tuple(aleatoric.tolist()), tuple(epistemic.tolist())
+
+    def _predicted(self, chosen: Signals, module: LightningModule | None) -> tuple[str | None, ...] | None:
         """What the model takes the chosen images for, where it can say. It has read each of them then, so that nobody is
         asked for an image that cannot be."""
-        if not callable(getattr(voice_of(module), "probs", None)):
+        if module is None or not callable(getattr(voice_of(module), "probs", None)):
             reasons = self.ranks.together(self.data.unreadable(chosen.positions.tolist()))
             if reasons:
                 raise UnreadableError(reasons)

@@ -53,6 +53,8 @@ class Learner:
         budget: labels in all, the initial ones included. A finished run goes on where it has grown, with the validation set
             that it began with.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
+        test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
+            cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.
         warm_start: start each fit from the weights of the cycle before, not from scratch.
         seed: every coin of the run is derived from it.
         threads: of torch on the CPU; results are equal for equal numbers of threads only.
@@ -77,6 +79,7 @@ class Learner:
     query_size: int = 10
     budget: int = field(default=100, metadata=NEUTRAL)
     pool_subset: int | None = None
+    test_every: int | None = None
     warm_start: bool = False
     seed: int = 0
     threads: int = 1

@@ -36,13 +36,14 @@ CREATE TABLE unreadable (
     PRIMARY KEY (part, position)) STRICT;
 CREATE TABLE queries (
     position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
-    predicted TEXT, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
+    predicted TEXT, aleatoric REAL, epistemic REAL, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
+CREATE TABLE notes (cycle INTEGER PRIMARY KEY, notes TEXT NOT NULL) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
     label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, source TEXT NOT NULL, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
-_TABLES = ("manifest", "sessions", "fits", "results", "images", "contents", "unreadable", "queries", "answers")
+_TABLES = ("manifest", "sessions", "fits", "results", "images", "contents", "unreadable", "queries", "notes", "answers")
 
 
 class LedgerError(ValueError):
@@ -58,12 +59,17 @@ class Query:
         items: what people call each; its position where it has no name.
         scores: of each, where the strategy has one.
         predicted: what the model took each for, where it could say.
+        aleatoric, epistemic: expected entropy and mutual information of each, in nats, where the model has a posterior.
+        notes: what the strategy has to say of the query, by name.
     """
 
     positions: tuple[int, ...] = ()
     items: tuple[str, ...] | None = None
     scores: tuple[float, ...] | None = None
     predicted: tuple[str | None, ...] | None = None
+    aleatoric: tuple[float, ...] | None = None
+    epistemic: tuple[float, ...] | None = None
+    notes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -302,6 +308,11 @@ class Ledger:
         """The score of each position that a cycle asked, in order."""
         return [row[0] for row in self._db.execute("SELECT score FROM queries WHERE cycle = ? ORDER BY rank", (cycle,))]
 
+    def notes(self, cycle: int) -> dict[str, float]:
+        """What the strategy had to say of what a cycle asked."""
+        found = self._db.execute("SELECT notes FROM notes WHERE cycle = ?", (cycle,)).fetchone()
+        return json.loads(found[0]) if found else {}
+
     def fits(self) -> list[tuple[int, int]]:
         """(cycle, first epoch) of every fit that was started or taken up again, in order."""
         return list(self._db.execute("SELECT cycle, epoch FROM fits ORDER BY id"))
@@ -311,8 +322,8 @@ class Ledger:
     def labels(self) -> list[dict[str, Any]]:
         """Every answer with what was asked, in the order of asking; of several to one image the last counts."""
         return self._rows(
-            "SELECT item AS id, label, annotator, cycle, time, rank, score, status, answers.seconds, predicted, source, "
-            "position FROM answers JOIN queries USING (position) ORDER BY cycle, rank, answers.id"
+            "SELECT item AS id, label, annotator, cycle, time, rank, score, status, answers.seconds, predicted, aleatoric, "
+            "epistemic, source, position FROM answers JOIN queries USING (position) ORDER BY cycle, rank, answers.id"
         )
 
     def quarantine(self) -> list[dict[str, Any]]:
@@ -344,6 +355,8 @@ class Ledger:
             raise LedgerError(f"cycle {cycle} has asked {asked} already, and was to ask {list(query.positions)}.")
         if not asked:
             self._write_rows(cycle, query, first=0)
+            if query.notes:
+                self._db.execute("INSERT INTO notes VALUES (?, ?)", (cycle, json.dumps(dict(query.notes))))
 
     def _write_rows(self, cycle: int, query: Query, first: int) -> None:
         """Write what a cycle asks, with ranks from `first`."""
@@ -352,13 +365,11 @@ class Ledger:
             raise LedgerError(f"positions {sorted(before)} were asked before cycle {cycle}; each is asked once.")
         none = (None,) * len(query.positions)
         items = query.items or tuple(map(str, query.positions))
-        rows = zip(query.positions, items, query.scores or none, query.predicted or none, strict=True)
+        said = (each or none for each in (query.scores, query.predicted, query.aleatoric, query.epistemic))
+        rows = zip(query.positions, items, *said, strict=True)
         self._db.executemany(
-            "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (position, item, cycle, rank, score, predicted, _now())
-                for rank, (position, item, score, predicted) in enumerate(rows, first)
-            ],
+            "INSERT INTO queries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(position, item, cycle, rank, *of_it, _now()) for rank, (position, item, *of_it) in enumerate(rows, first)],
         )
 
     def _write_unreadable(self, part: str, reasons: Mapping[int, tuple[str, str]]) -> None:

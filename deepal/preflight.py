@@ -42,6 +42,7 @@ class Settings(Protocol):
     query_size: int
     budget: int
     pool_subset: int | None
+    test_every: int | None
     threads: int
     name: str | None
 
@@ -61,6 +62,8 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         raise ValueError(f"query_size={run.query_size} must be at least 1: it is how many labels a cycle asks for.")
     if not 1 <= run.threads <= 1024:
         raise ValueError(f"threads={run.threads} must be from 1 to 1024.")
+    if run.test_every is not None and run.test_every < 1:
+        raise ValueError(f"test_every={run.test_every} must be at least 1: it is in how many labels the model is tested.")
     if run.pool_subset is not None and run.pool_subset < run.query_size:
         raise ValueError(f"pool_subset={run.pool_subset} must hold at least query_size={run.query_size} images.")
     if run.budget < max(first, 1):
@@ -105,6 +108,12 @@ def refuse_bad_needs(
                     f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; Classifier can, and "
                     f"Adapter({type(module).__name__}, head=...) reads it off the last linear layer, or give it a method "
                     f"{name}(images)."
+                )
+            if name == "mc_probs":
+                raise ValueError(
+                    f"{strategy!r} needs mc_probs, which {type(module).__name__} cannot say: it is one network; "
+                    f"Classifier(posterior=MCDropout()) can, so can Ensemble, and so can any module with dropout by "
+                    f"probes=[MCDropout()]."
                 )
             able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
             raise ValueError(

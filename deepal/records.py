@@ -74,15 +74,21 @@ class Record:
         last = {**cycles[-1], "positions": [], "scores": None}
         return replace(self, budget=budget, cycles=[*cycles[:-1], last], times=times)
 
+    @property
+    def tested(self) -> list[int]:
+        """Rows of the cycles whose model was tested: all, but for those that `test_every` has passed over."""
+        every = self.config.get("test_every") is None
+        return [row for row, each in enumerate(self.cycles) if every or set(each["metrics"]) - {"labels/wrong"}]
+
     def labels(self) -> np.ndarray:
-        """(n,): labels that each cycle was trained on."""
-        return np.array([each["labels"] for each in self.cycles], float)
+        """(n,): labels that each tested model was trained on."""
+        return np.array([self.cycles[row]["labels"] for row in self.tested], float)
 
     def metric(self, name: str) -> list[float]:
-        """A metric of every cycle. Raises RecordError, naming those that there are, where it was not measured, or where it
-        is no number, as when a training has diverged."""
-        values = [each["metrics"].get(name) for each in self.cycles]
-        missing = [each["cycle"] for each, value in zip(self.cycles, values, strict=True) if not _is_number(value)]
+        """A metric of every tested cycle. Raises RecordError, naming those that there are, where it was not measured, or
+        where it is no number, as when a training has diverged."""
+        values = [self.cycles[row]["metrics"].get(name) for row in self.tested]
+        missing = [row for row, value in zip(self.tested, values, strict=True) if not _is_number(value)]
         if missing:
             known = ", ".join(sorted(set().union(*(each["metrics"] for each in self.cycles)) - {name}))
             raise RecordError(

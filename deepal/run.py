@@ -12,7 +12,8 @@ from deepal.data.pool import Pool
 from deepal.ledger import Ledger
 
 LABELS = (
-    "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "source", "position",
+    "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "aleatoric",
+    "epistemic", "source", "position",
 )  # fmt: skip
 """The columns of `labels.csv`."""
 

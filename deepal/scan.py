@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deepal import seeds
 from deepal.data.images import UnreadableError
 from deepal.data.loading import Damaged, Share
+from deepal.functional import uncertainty
 from deepal.probes import Probe
 from deepal.ranks import Ranks
 from deepal.signals import Score, voice_of
@@ -67,6 +68,8 @@ class Scan:
     seconds: float = field(default=0.0, init=False)
     """Time spent in passes so far."""
     passes: int = field(default=0, init=False)
+    uncertainty: "Uncertainty | None" = field(default=None, init=False)
+    """Of the images of the largest pass that has read `mc_probs`."""
 
     def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Signals of `positions` (n,), a row each, in that order: {name: (n, ...)}.
@@ -100,8 +103,13 @@ class Scan:
         self.ranks.add_up(scores)
         return scores
 
+    def says(self, name: str) -> bool:
+        """Whether the module, or a probe, says this signal."""
+        return any(probe.says == name for probe in self._probes()) or callable(getattr(voice_of(self.module), name, None))
+
     def _pass(self, positions: Tensor, names: tuple[str, ...], keep: Callable[[Tensor, dict[str, Tensor]], None]) -> None:
         started, done = time.perf_counter(), 0
+        parts = torch.zeros(2, len(positions) if "mc_probs" in names else 0)
         ordered, row_of = positions.sort()
         unreadable: dict[int, str] = {}
         with _untouched(self.module, self.device), torch.inference_mode():
@@ -118,9 +126,15 @@ class Scan:
                 with self.precision():
                     said = say(images)
                 rows = row_of[torch.searchsorted(ordered, there)] if wanted else row_of[:0]
-                keep(rows, {name: each[: len(rows)] for name, each in said.items()})
+                said = {name: each[: len(rows)] for name, each in said.items()}
+                keep(rows, said)
+                if "mc_probs" in said:
+                    parts[:, rows] = _parts(said["mc_probs"]).cpu()
                 done += len(rows)
                 self.advance(min(done * self.ranks.processes, len(positions)))
+        self.ranks.add_up(parts)
+        if parts.shape[1] >= (len(self.uncertainty.positions) if self.uncertainty else 1):
+            self.uncertainty = Uncertainty(positions, *parts)
         self.passes += 1
         self.seconds += time.perf_counter() - started
         if unreadable := self.ranks.together(unreadable):
@@ -136,7 +150,7 @@ class Scan:
     def _speaker(self, names: Sequence[str]) -> Callable[[Any], dict[str, Tensor]]:
         """A function that says these signals of images: what a probe says with coins of its own, the rest by the module."""
         readers: dict[str, Callable[[Any], Tensor]] = {}
-        for probe in self.probes:
+        for probe in self._probes():
             if probe.says in names:
                 generator = torch.Generator().manual_seed(seeds.derive(self.seed, "probe", probe.says))
                 readers[probe.says] = probe.start(voice_of(self.module), generator)
@@ -147,6 +161,11 @@ class Scan:
             return {**said, **{name: read(images) for name, read in readers.items()}}
 
         return say
+
+    def _probes(self) -> list[Probe]:
+        """Those that were given, and the module's own posterior."""
+        posterior = getattr(voice_of(self.module), "posterior", None)
+        return [*([posterior] if isinstance(posterior, Probe) else []), *self.probes]
 
     def _allocate(self, size: int, said: dict[str, Tensor]) -> dict[str, Tensor]:
         """Room for `size` rows of each signal, its bytes a row measured on what the first batch said."""
@@ -171,6 +190,33 @@ class Scan:
         mapped = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
         path.unlink()  # the file lives as long as its mapping: however this process ends, nothing is left behind
         return mapped.view(shape)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What the draws of a posterior say of some images, of which several sites are averaged.
+
+    Args:
+        positions: (n,) of the images.
+        aleatoric: (n,) expected entropy, in nats: of the data.
+        epistemic: (n,) mutual information, in nats: of the model.
+    """
+
+    positions: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+    def of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Both parts of these images, which are some of those."""
+        ordered, rows = self.positions.sort()
+        rows = rows[torch.searchsorted(ordered, positions)]
+        return self.aleatoric[rows], self.epistemic[rows]
+
+
+def _parts(mc_probs: Tensor) -> Tensor:
+    """Expected entropy and mutual information, (2, B)."""
+    parts = torch.stack([uncertainty.expected_entropy(mc_probs), uncertainty.mutual_information(mc_probs)])
+    return parts.flatten(2).mean(2) if parts.ndim > 2 else parts
 
 
 def _say(module: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ class Study:
     query_size: int = 10
     budget: int = 100
     pool_subset: int | None = None
+    test_every: int | None = None
     warm_start: bool = False
     threads: int = 1
     root: Path = Path("runs")
@@ -97,7 +98,7 @@ class Study:
         learner = Learner(
             strategy=strategy, module=module, data=data, oracle=self.oracle, initial=initial, probes=self.probes,
             trainer=self.trainer, query_size=self.query_size, budget=self.budget, pool_subset=self.pool_subset,
-            warm_start=self.warm_start, seed=seed, threads=self.threads, root=self.folder,
+            test_every=self.test_every, warm_start=self.warm_start, seed=seed, threads=self.threads, root=self.folder,
         )  # fmt: skip
         if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):
             raise ValueError(

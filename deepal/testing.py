@@ -130,7 +130,7 @@ def _check_nan(strategy: QueryStrategy, signals: Mapping[str, Tensor]) -> None:
 
 def _scores(strategy: Acquisition, signals: Mapping[str, Tensor]) -> Tensor:
     choice = select_from(strategy, signals, len(signals["probs"]))
-    assert choice.scores is not None
+    assert choice.scores is not None, "an acquisition says the scores of what it chooses"
     return torch.empty_like(choice.scores).index_copy_(0, choice.rows, choice.scores)
 
 

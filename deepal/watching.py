@@ -30,6 +30,10 @@ class Watcher:
     def measured(self, result: Result, results: Sequence[Result]) -> None:
         """A cycle is written down; the results of all so far."""
 
+    def uncertain(self, cycle: int, uncertainty: Any, chosen: Any) -> None:
+        """The aleatoric and epistemic uncertainty of what a cycle has read (`scan.Uncertainty`), and the positions that it
+        chose from that."""
+
     def answered(self, cycle: int, questions: Sequence[Question], data: Catalog) -> None:
         """Some of what a cycle has asked is answered; all that it asked, and the data to look at."""
 

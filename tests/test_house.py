@@ -34,11 +34,11 @@ ALONG = {  # the arrows within a floor
 }
 PICTURE = {  # rooms that may know less than all that lies below
     "strategies": {"functional", "signals"},
-    "modules": {"functional", "nn", "task"},
+    "modules": {"functional", "nn", "probes", "task"},
     "functional": set(),
     "signals": set(),
     "nn": set(),
-    "probes": set(),
+    "probes": {"functional"},
     "statistics": set(),
     "comparison": {"fingerprint", "records", "statistics"},
     "report": {

@@ -100,7 +100,7 @@ def test_it_is_durable_and_typed(ledger):
     assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (3,)
     with pytest.raises(sqlite3.IntegrityError):
-        ledger._db.execute("INSERT INTO queries VALUES ('seven', 'seven', 0, 0, NULL, NULL, '')")
+        ledger._db.execute("INSERT INTO queries VALUES ('seven', 'seven', 0, 0, NULL, NULL, NULL, NULL, '')")
 
 
 def test_images_that_come_to_be_known_keep_their_order(ledger):

@@ -50,6 +50,9 @@ class Batches(Dataset):
     ) -> None:
         self.images, self.positions, self.targets, self.part = images, positions, targets, part
 
+    def __len__(self) -> int:
+        return len(self.positions)
+
     def __getitem__(self, rows: Tensor) -> Any:
         positions = self.positions[rows]
         try:
@@ -92,6 +95,9 @@ class Blocks(Dataset):
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __getitem__(self, item: tuple[int, Sequence[Tensor]]) -> Block:
         return Block(self.batches, item[1], item[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 
 from deepal.functional import gradients
 from deepal.nn import MLP, Network
+from deepal.probes import Posterior
 from deepal.task import Task
 
 
@@ -28,6 +29,10 @@ class Classifier(LightningModule):
         backbone: a network of `deepal.nn`, called with (input shape, number of classes).
         optimizer: called with the parameters to train.
         scheduler: called with the optimizer; it steps once a training step. None: a constant learning rate.
+        posterior: a distribution over networks around the one that is trained; with one, it says `mc_probs` too, and is
+            tested by the average of what its draws predict.
+        weight_penalty: of the squared weights of linear layers but the last, over the number of training images, added to
+            the loss: the prior of a Bayesian network, which counts for less the more labels there are (Gal et al.: 2.5).
         frozen: train the last layer alone; the features below it keep their weights and their batch norm statistics.
         metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside accuracy, macro F1,
             negative log-likelihood, calibration error and Brier score.
@@ -41,6 +46,8 @@ class Classifier(LightningModule):
         backbone: Callable[[Sequence[int], int], Network] = MLP,
         optimizer: Callable[[Iterable], Optimizer] = Adam,
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        posterior: Posterior | None = None,
+        weight_penalty: float = 0.0,
         frozen: bool = False,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
@@ -48,7 +55,8 @@ class Classifier(LightningModule):
         for name in set(metrics or ()) & set(_metrics(2)):
             raise ValueError(f"metrics={{'{name}': ...}} is measured already; give yours another name.")
         self.metrics = dict(metrics.items()) if metrics else None  # of these, copies are used
-        self.backbone, self.optimizer, self.scheduler, self.frozen = backbone, optimizer, scheduler, frozen
+        self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
+        self.posterior, self.weight_penalty, self.frozen = posterior, weight_penalty, frozen
 
     def configure_network(self, task: Task) -> None:
         """Draw the network for this task, from the global generator."""
@@ -88,6 +96,18 @@ class Classifier(LightningModule):
         said = self.say(images, ("logit_gradient", "embedding"))
         return gradients.gradient_embedding(said["logit_gradient"], said["embedding"])
 
+    @property
+    def mc_probs(self) -> Callable[[Tensor], Tensor]:
+        """A function from images to the class probabilities of each draw of the posterior, (B, K, C), the same draws each
+        time (a scan has draws of its own). There is none where there is no posterior."""
+        if self.posterior is None:
+            raise AttributeError("a Classifier without a posterior has no draws")
+        return self.posterior.start(self, torch.Generator().manual_seed(0))
+
+    def chain(self) -> Sequence[nn.Module] | None:
+        """The layers from images to logits, where they run one after another and that is all; else None."""
+        return self.network.chain()
+
     def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Several signals by name, from one forward pass where they share it."""
         embedding = self.embedding(images)
@@ -121,6 +141,12 @@ class Classifier(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self(batch["input"])
         loss = functional.cross_entropy(logits, batch["target"])
+        if self.weight_penalty:
+            hidden = [
+                each for each in self.network.modules() if isinstance(each, nn.Linear) and each is not self.network.head
+            ]
+            penalty = sum(each.weight.square().sum() for each in hidden)
+            loss = loss + self.weight_penalty / len(self.trainer.train_dataloader.dataset) * penalty
         hits = (logits.argmax(1) == batch["target"]).sum()
         self._taken.append((loss.detach(), hits, len(logits)))
         return loss
@@ -135,10 +161,21 @@ class Classifier(LightningModule):
         self.log_dict({"train/loss": loss / sizes.sum(), "train/accuracy": accuracy / sizes.sum()})
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._measure(self.validation_metrics, batch)
+        self.validation_metrics.update(self.probs(batch["input"]), batch["target"])
+
+    def on_test_epoch_start(self) -> None:
+        self._predict = self.predictor()
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._measure(self.test_metrics, batch)
+        self.test_metrics.update(self._predict(batch["input"]), batch["target"])
+
+    def predictor(self) -> Callable[[Tensor], Tensor]:
+        """A function from images to class probabilities (B, C), as they are predicted in a test: the average of what the
+        draws of the posterior predict, where there is one (and it is not kept from tests by `at_test=False`)."""
+        if self.posterior is None or not self.posterior.at_test:
+            return self.probs
+        draws = self.mc_probs
+        return lambda images: draws(images).mean(1)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.validation_metrics.compute(), batch_size=1)
@@ -147,9 +184,6 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.log_dict(self.test_metrics.compute(), batch_size=1)
         self.test_metrics.reset()
-
-    def _measure(self, metrics: MetricCollection, batch: dict[str, Tensor]) -> None:
-        metrics.update(self.probs(batch["input"]), batch["target"])
 
 
 def _metrics(classes: int) -> dict[str, Metric]:

@@ -20,11 +20,14 @@ class GalCNN(Network):
             nn.Conv2d(input_shape[0], 32, 4), nn.ReLU(), nn.Conv2d(32, 32, 4), nn.ReLU(),
             nn.MaxPool2d(2), nn.Dropout(0.25), nn.Flatten(),
         )  # fmt: skip
-        self.features = nn.Sequential(trunk, nn.Linear(width_of(trunk, input_shape), 128), nn.ReLU(), nn.Dropout(0.5))
+        self.features = nn.Sequential(*trunk, nn.Linear(width_of(trunk, input_shape), 128), nn.ReLU(), nn.Dropout(0.5))
         self.head = nn.Linear(128, classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.features(images)
+
+    def chain(self) -> Sequence[nn.Module]:
+        return [*self.features, self.head]
 
 
 class BatchBALDCNN(Network):
@@ -40,8 +43,11 @@ class BatchBALDCNN(Network):
             nn.Conv2d(input_shape[0], 32, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(),
             nn.Conv2d(32, 64, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
         )  # fmt: skip
-        self.features = nn.Sequential(trunk, nn.Linear(width_of(trunk, input_shape), 128), nn.Dropout(0.5), nn.ReLU())
+        self.features = nn.Sequential(*trunk, nn.Linear(width_of(trunk, input_shape), 128), nn.Dropout(0.5), nn.ReLU())
         self.head = nn.Linear(128, classes)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.features(images)
+
+    def chain(self) -> Sequence[nn.Module]:
+        return [*self.features, self.head]

@@ -38,3 +38,6 @@ class MLP(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.features(images)
+
+    def chain(self) -> Sequence[nn.Module]:
+        return [*self.features, self.head]

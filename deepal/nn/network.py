@@ -24,6 +24,10 @@ class Network(nn.Module, ABC):
         """Embeddings (B, D) to logits (B, C)."""
         return self.head(embedding)
 
+    def chain(self) -> Sequence[nn.Module] | None:
+        """The layers from images to logits, where they run one after another and that is all; else None."""
+        return None
+
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
 

@@ -1,5 +1,7 @@
 """Probes say of a module what it cannot say itself."""
 
 from deepal.probes.base import Probe
+from deepal.probes.dropout import MCDropout
+from deepal.probes.posterior import Posterior
 
-__all__ = ["Probe"]
+__all__ = ["MCDropout", "Posterior", "Probe"]

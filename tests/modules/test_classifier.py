@@ -70,6 +70,7 @@ def test_frozen_features_keep_weights_and_statistics():
 
 def test_metrics_equal_their_definitions():
     module = classifier()
+    module.on_test_epoch_start()
     target = torch.tensor([0, 1, 2, 0, 1, 1])
     probs = module.probs(IMAGES)
     for some in (slice(0, 4), slice(4, 6)):

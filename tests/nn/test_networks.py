@@ -88,10 +88,11 @@ def test_a_model_of_timm_is_split_before_its_last_layer():
 @pytest.mark.parametrize("network", [GalCNN, BatchBALDCNN])
 def test_finding_the_width_draws_nothing_and_changes_no_mode(network):
     made = network((1, 28, 28), 10)
-    trunk = made.features[0]
+    dense = next(i for i, layer in enumerate(made.features) if isinstance(layer, torch.nn.Linear))
+    trunk = made.features[:dense]
     trunk[0].eval()
     modes, state = [each.training for each in trunk.modules()], torch.get_rng_state()
-    assert width_of(trunk, (1, 28, 28)) == made.features[1].in_features
+    assert width_of(trunk, (1, 28, 28)) == made.features[dense].in_features
     assert torch.equal(torch.get_rng_state(), state)
     assert [each.training for each in trunk.modules()] == modes
 

@@ -106,7 +106,8 @@ class _TiesByIndex(Acquisition):
 
     def select(self, view, query_size, generator):
         scores = view.pool.map(self.score, ("probs",))
-        return Choice(scores.sort(descending=True, stable=True).indices[:query_size])
+        rows = scores.sort(descending=True, stable=True).indices[:query_size]
+        return Choice(rows, scores[rows])
 
     def score(self, signals):
         return signals["probs"][:, 0]

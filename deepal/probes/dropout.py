@@ -1,0 +1,199 @@
+"""`MCDropout`: networks of a posterior are what dropout leaves of one (Gal & Ghahramani, 2016)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from deepal.functional import noise
+from deepal.probes.posterior import Posterior
+from deepal.probes.thinned import Thinned
+
+_ROWS = 8192  # draws times images that are computed together, of networks that are not thinned
+
+
+@dataclass(frozen=True)
+class MCDropout(Posterior):
+    """Draws by dropout, switched on for reading: the dropout layers alone, and functional dropout, of whatever kind; batch
+    norm and all else stay in eval mode. (The dropout inside of attention stays off.)
+
+    What comes before the first dropout layer is computed once for all draws. A chain of layers is then thinned: each draw
+    is a smaller network, without what is dropped (`Thinned`). Elsewhere all draws are computed together, and where a
+    network cannot do that, one after another; the masks are the same, and so is what comes out.
+
+    Args:
+        draws: K, how many.
+        consistent: a draw drops the same units for all samples: it *is* a network, as joint predictions need it (BatchBALD,
+            EPIG). Else each sample has masks of its own, which belong to its content.
+        at_test: as for every posterior.
+    """
+
+    draws: int = 100
+    consistent: bool = True
+    asks = ("probs",)
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"MCDropout(draws={self.draws}) must be at least 1.")
+
+    def start(self, module: nn.Module, generator: torch.Generator) -> Callable[[Any], Tensor]:
+        """A function from images to (B, K, C), or (B, K, ..., C) with sites. It raises ValueError where the module has no
+        dropout layer that drops anything, and where per-sample masks are wanted of what is no tensor of images."""
+        masks = Masks(noise.seed_of(generator), self.draws)
+        chain = getattr(module, "chain", lambda: None)() if self.consistent else None
+        if chain and (thinned := Thinned.of(chain, masks.of)):
+            return lambda images: torch.softmax(thinned(images, self.draws).float(), -1)
+        return _Passes(module, masks, self.consistent)
+
+
+class Masks:
+    """Which units of a layer stay in which draw: a function of seed, layer, draw and unit, whatever is asked first.
+
+    Args: seed: of all masks; draws: K.
+    """
+
+    def __init__(self, seed: int, draws: int) -> None:
+        self.seed, self.draws = seed, draws
+        self._known: dict[Any, Tensor] = {}
+
+    def of(self, layer: int, p: float, units: torch.Size, device: torch.device) -> Tensor:
+        """(K, *units), true where a unit stays, which each does with probability 1 - p.
+
+        Args: layer: the number of the dropout layer, in the order in which they run.
+        """
+        key = (layer, p, units, device)
+        if key not in self._known:
+            self._known[key] = self.of_each(layer, p, units, torch.zeros(1, dtype=torch.long, device=device)).squeeze(1)
+        return self._known[key]
+
+    def of_each(self, layer: int, p: float, units: torch.Size, samples: Tensor) -> Tensor:
+        """(K, B, *units), masks of each sample's own. Args: samples: (B,) their numbers."""
+        number = torch.tensor(layer, device=samples.device)
+        unit = torch.arange(units.numel(), device=samples.device)
+        stays = [
+            noise.uniform(self.seed, number, torch.tensor(draw, device=samples.device), samples.unsqueeze(1), unit) >= p
+            for draw in range(self.draws)
+        ]
+        return torch.stack(stays).unflatten(2, units or (1,))
+
+
+class _Kind(NamedTuple):
+    by_channel: bool
+    alpha: bool
+
+
+_KINDS: Mapping[Callable, _Kind] = {
+    functional.dropout: _Kind(False, False), torch.dropout: _Kind(False, False),
+    functional.dropout1d: _Kind(True, False), functional.dropout2d: _Kind(True, False),
+    functional.dropout3d: _Kind(True, False), torch.feature_dropout: _Kind(True, False),
+    functional.alpha_dropout: _Kind(False, True), torch.alpha_dropout: _Kind(False, True),
+    functional.feature_alpha_dropout: _Kind(True, True), torch.feature_alpha_dropout: _Kind(True, True),
+}  # fmt: skip
+_SATURATED = -1.7580993408473766  # what alpha dropout sets units to: where SELU ends (Klambauer et al., 2017)
+
+
+class _Dropping(TorchFunctionMode):
+    """While active, calls of dropout use these masks, in eval mode too.
+
+    Args:
+        masks: of all layers.
+        samples: (B,) their numbers, for masks of their own; None for masks that they share.
+        only: a draw, to compute it alone. None: all of them, in K * B rows from the first call on, draw after draw.
+    """
+
+    def __init__(self, masks: Masks, samples: Tensor | None, only: int | None = None) -> None:
+        super().__init__()
+        self.masks, self.samples, self.only = masks, samples, only
+        self.layers, self.drops = 0, False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _KINDS:
+            return self._dropped(_KINDS[func], *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _dropped(self, kind: _Kind, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        layer, self.layers = self.layers, self.layers + 1
+        if p == 0:
+            return input
+        units = torch.Size([*input.shape[1:2], *(1 for _ in input.shape[2:])]) if kind.by_channel else input.shape[1:]
+        if self.samples is None:
+            stays = self.masks.of(layer, p, units, input.device).unsqueeze(1)
+        else:
+            stays = self.masks.of_each(layer, p, units, self.samples)
+        if self.only is not None:
+            self.drops = True
+            return _drop(input, stays[self.only], p, kind.alpha)
+        apart = input.unflatten(0, (self.masks.draws, -1)) if self.drops else input.unsqueeze(0)
+        self.drops = True
+        return _drop(apart, stays, p, kind.alpha).flatten(0, 1)
+
+
+def _drop(input: Tensor, stays: Tensor, p: float, alpha: bool) -> Tensor:
+    if not alpha:
+        return input * (stays * (1 / (1 - p) if p < 1 else 0.0)).to(input.dtype)
+    scale = ((1 - p) * (1 + p * _SATURATED**2)) ** -0.5 if p < 1 else 0.0
+    return torch.where(stays, input, _SATURATED) * scale - scale * p * _SATURATED
+
+
+class _Passes:
+    """Reads the draws of any module by passes through it, as many rows together as fit.
+
+    Args: module: says `probs`; masks: of all draws; consistent: whether samples share them.
+    """
+
+    def __init__(self, module: nn.Module, masks: Masks, consistent: bool) -> None:
+        self.module, self.masks, self.consistent = module, masks, consistent
+        self._together: bool | None = None  # not known before it was tried
+
+    def __call__(self, images: Any) -> Tensor:
+        if not isinstance(images, Tensor):
+            if not self.consistent:
+                raise ValueError(
+                    "MCDropout(consistent=False) gives each image masks of its own, and this module reads batches that are "
+                    "no tensor of images; take consistent=True."
+                )
+            return self._draws(images)
+        return torch.cat([self._draws(some) for some in images.split(max(1, _ROWS // self.masks.draws))])
+
+    def _draws(self, images: Any) -> Tensor:
+        samples = None if self.consistent else _numbers(images)
+        if self._together is None:
+            self._together = self._can_be_together(images, samples)
+        if self._together:
+            return self._pass(_Dropping(self.masks, samples), images).unflatten(0, (self.masks.draws, -1)).transpose(0, 1)
+        return torch.stack([self._pass(_Dropping(self.masks, samples, k), images) for k in range(self.masks.draws)], 1)
+
+    def _can_be_together(self, images: Any, samples: Tensor | None) -> bool:
+        """Whether the network computes so many draws' rows as it computes those of one: tried, and compared."""
+        last = self.masks.draws - 1
+        alone = self._pass(_Dropping(self.masks, samples, last), images)
+        try:
+            together = self._pass(_Dropping(self.masks, samples), images)
+        except (RuntimeError, ValueError):
+            return False
+        return together.shape == (self.masks.draws * len(alone), *alone.shape[1:]) and torch.allclose(
+            together[-len(alone) :], alone, atol=1e-3 if together.dtype == torch.float32 else 1e-2
+        )
+
+    def _pass(self, dropping: _Dropping, images: Any) -> Tensor:
+        with dropping, torch.compiler.set_stance("force_eager"):
+            probs = self.module.probs(images)
+        if not dropping.drops:
+            has = "drops nothing (p=0)" if dropping.layers else "has none"
+            raise ValueError(
+                f"MCDropout(draws={self.masks.draws}) needs a network with dropout, and that of "
+                f"{type(self.module).__name__} {has}: all draws would be equal; take a network that has it "
+                f"(MLP(dropout=0.5), say), or an ensemble."
+            )
+        return probs
+
+
+def _numbers(images: Tensor) -> Tensor:
+    """A number of each image, made of its content, (B,)."""
+    pixels = images.float().flatten(1).view(torch.int32).long()
+    weights = noise.uniform(0, torch.arange(pixels.shape[1], device=images.device)).view(torch.int64) | 1
+    return (pixels * weights).sum(1)
