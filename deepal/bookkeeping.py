@@ -193,6 +193,8 @@ class Books:
         self.run.export_tables()
         if new:
             self.watchers.tell("measured", result, self.ledger.results())
+        if query.notes:
+            self.watchers.tell("noted", turn.cycle, query.notes)
 
     def take(self, answers: Sequence[Answer]) -> None:
         """Write answers down, and the table of labels anew."""

@@ -75,12 +75,13 @@ def _explained(command: Callable[[list[str]], None], arguments: list[str]) -> No
 
 
 def _run(arguments: list[str]) -> None:
-    from deepal.report import Curve, Display, QueryPictures, SavedConfig, TensorBoard, WeightsAndBiases
+    from deepal.report import Curve, Display, QueryPictures, SavedConfig, TensorBoard, UncertaintyMap, WeightsAndBiases
 
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
-    watchers: list[Any] = [SavedConfig(made.dump(config)), QueryPictures(), Curve(_title(learner)), Display()]
+    pictures = [QueryPictures(), UncertaintyMap(), Curve(_title(learner))]
+    watchers: list[Any] = [SavedConfig(made.dump(config)), *pictures, Display()]
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]
     learner.run([*watchers, *(trackers[name]() for name in asked if name)])

@@ -3,7 +3,7 @@
 import logging
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ class Watcher:
 
     def measured(self, result: Result, results: Sequence[Result]) -> None:
         """A cycle is written down; the results of all so far."""
+
+    def noted(self, cycle: int, notes: Mapping[str, float]) -> None:
+        """What the strategy had to say of what a cycle asks, by name."""
 
     def uncertain(self, cycle: int, uncertainty: Any, chosen: Any) -> None:
         """The aleatoric and epistemic uncertainty of what a cycle has read (`scan.Uncertainty`), and the positions that it

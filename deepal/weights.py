@@ -16,12 +16,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepal import fingerprint, folder
+from deepal.probes import Probe
 from deepal.task import Task
 
 log = logging.getLogger(__name__)
 
-_BUILDABLE = ("deepal.modules.", "deepal.nn.", "torch.optim.")
-_KINDS = (nn.Module, Optimizer, LRScheduler)
+_BUILDABLE = ("deepal.modules.", "deepal.nn.", "deepal.probes.", "torch.optim.")
+_KINDS = (nn.Module, Optimizer, LRScheduler, Probe)
 """What a file of weights may name, and where: a file cannot make us import or call anything else."""
 
 
@@ -81,7 +82,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _build(described: Any) -> Any:
-    """What `fingerprint.describe` described: a partial of each class that it names."""
+    """What `fingerprint.describe` described: a partial of each class that it names; a probe, which is a value, itself."""
     if isinstance(described, list):
         return [_build(each) for each in described]
     if not isinstance(described, dict):
@@ -94,4 +95,5 @@ def _build(described: Any) -> Any:
         raise ValueError(
             f"the file was written by {name or 'a module'}, which is not deepal's; build it, and give it as module=."
         )
-    return partial(made, **{key: _build(value) for key, value in described.items() if key != "class"})
+    options = {key: _build(value) for key, value in described.items() if key != "class"}
+    return made(**options) if issubclass(made, Probe) else partial(made, **options)

@@ -306,9 +306,12 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader | CombinedLoader:
         """Labeled images with their answered labels; for a module with `reads_unlabeled = True`, a dictionary of that and
-        of as many batches from the unlabeled pool: `{"labeled": batch, "unlabeled": batch}`."""
-        labeled = self._train_loader(self.pool.labeled, torch.tensor(self.pool.labels), self.epoch_steps, "labeled")
+        of as many batches from the unlabeled pool: `{"labeled": batch, "unlabeled": batch}`. A module with `orders` is
+        served so many batches as one, each from an order of its own."""
         module = self.trainer.lightning_module if self.trainer else None
+        orders = getattr(module, "orders", 1)
+        targets = torch.tensor(self.pool.labels)
+        labeled = self._train_loader(self.pool.labeled, targets, self.epoch_steps, "labeled", orders)
         if not getattr(module, "reads_unlabeled", False):
             return labeled
         unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled")
@@ -378,9 +381,11 @@ class ActiveDataModule(LightningDataModule, ABC):
         """Images a batch to train on, and to read."""
         return self.batch_size, self.eval_batch_size
 
-    def _train_loader(self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str) -> DataLoader:
+    def _train_loader(
+        self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
+    ) -> DataLoader:
         seed = seeds.derive(self.cycle_seed, stream)
-        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share)
+        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders)
         batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)

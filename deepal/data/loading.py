@@ -157,12 +157,16 @@ class Shuffled(Sampler[Tensor]):
         seed: of all epochs.
         steps: batches an epoch, over as many passes as that takes; None for one pass.
         share: the processes train on different rows of one order, as many each: the first rows fill up the last ones.
+        orders: how many orders are served side by side: a batch is one of each, one after another.
 
     A last batch of a single row is joined to the one before: batch norm cannot train on one image.
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int, steps: int | None = None, share: Share = ALONE) -> None:
+    def __init__(
+        self, size: int, batch_size: int, seed: int, steps: int | None = None, share: Share = ALONE, orders: int = 1
+    ) -> None:
         self.size, self.batch_size, self.seed, self.steps, self.share = size, batch_size, seed, steps, share
+        self.orders = orders
         self.workers = torch.Generator()  # what data loading workers are seeded from
         self.set_epoch(0)
 
@@ -172,12 +176,13 @@ class Shuffled(Sampler[Tensor]):
         self.workers.manual_seed(seeds.derive(self.seed, "workers", epoch, *self._own_coins()))
 
     def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seeds.derive(self.seed, "order", self.epoch))
+        keys = [(), *((number,) for number in range(1, self.orders))]
+        coins = [torch.Generator().manual_seed(seeds.derive(self.seed, "order", self.epoch, *key)) for key in keys]
         left = len(self)
         while left:  # none at all for a set without rows
-            for batch in self._one_pass(generator)[:left]:
+            for batches in islice(zip(*map(self._one_pass, coins), strict=True), left):
                 left -= 1
-                yield batch
+                yield torch.cat(batches)
 
     def __len__(self) -> int:
         return (self.steps if self.steps and self.size else 0) or len(self._sizes())

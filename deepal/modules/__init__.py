@@ -2,5 +2,6 @@
 
 from deepal.modules.adapter import Adapter, Voice
 from deepal.modules.classifier import Classifier
+from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
 
-__all__ = ["Adapter", "Classifier", "Voice"]
+__all__ = ["Adapter", "Classifier", "Committee", "Ensemble", "SharedBackbone", "Snapshot", "SplitHead", "Voice"]

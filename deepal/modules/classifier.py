@@ -1,25 +1,23 @@
 """`Classifier`: the supervised image classifier that the other modules vary."""
 
 from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+from torchmetrics import Metric
 
 from deepal.functional import gradients
+from deepal.modules.measured import Measured
 from deepal.nn import MLP, Network
 from deepal.probes import Posterior
 from deepal.task import Task
 
 
-class Classifier(LightningModule):
+class Classifier(Measured):
     """A backbone trained with cross-entropy, that says `logits`, `probs`, `embedding`, `logit_gradient` and
     `gradient_embedding` of images.
 
@@ -34,8 +32,7 @@ class Classifier(LightningModule):
         weight_penalty: of the squared weights of linear layers but the last, over the number of training images, added to
             the loss: the prior of a Bayesian network, which counts for less the more labels there are (Gal et al.: 2.5).
         frozen: train the last layer alone; the features below it keep their weights and their batch norm statistics.
-        metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside accuracy, macro F1,
-            negative log-likelihood, calibration error and Brier score.
+        metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside the others.
     """
 
     in_blocks = True
@@ -51,26 +48,22 @@ class Classifier(LightningModule):
         frozen: bool = False,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
-        super().__init__()
-        for name in set(metrics or ()) & set(_metrics(2)):
-            raise ValueError(f"metrics={{'{name}': ...}} is measured already; give yours another name.")
-        self.metrics = dict(metrics.items()) if metrics else None  # of these, copies are used
+        super().__init__(metrics)
         self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
         self.posterior, self.weight_penalty, self.frozen = posterior, weight_penalty, frozen
 
     def configure_network(self, task: Task) -> None:
+        """Draw the network for this task, from the global generator, and be ready to be measured."""
+        super().configure_network(task)
+        self.draw_network(task)
+
+    def draw_network(self, task: Task) -> None:
         """Draw the network for this task, from the global generator."""
-        self.task = task
         self.network = self.backbone(task.input_shape, len(task.classes))
         if self.frozen:
             self.network.requires_grad_(False)
             self.network.head.requires_grad_(True)
-        self.validation_metrics, self.test_metrics = (
-            MetricCollection(
-                {**_metrics(len(task.classes)), **deepcopy(self.metrics or {})}, prefix=prefix, compute_groups=False
-            )
-            for prefix in ("val/", "test/")
-        )
+        self.learned = self.posterior.memory(self.network.head) if self.posterior else None
 
     # What it says of normalised images (B, channels, height, width)
 
@@ -126,48 +119,32 @@ class Classifier(LightningModule):
         return self.logits(images)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([each for each in self.parameters() if each.requires_grad])
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
+        return self.optimized_by(self.optimizer, self.scheduler)
 
-    def train(self, mode: bool = True) -> "Classifier":
-        """Training mode, but for features that are frozen."""
-        super().train(mode)
-        if mode and self.frozen and hasattr(self, "network"):
-            self.network.eval()
-        return self
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+        """Cross-entropy, and what weights cost; hits, and predictions. Args: images: how many there are to train on."""
         logits = self(batch["input"])
-        loss = functional.cross_entropy(logits, batch["target"])
-        if self.weight_penalty:
-            hidden = [
-                each for each in self.network.modules() if isinstance(each, nn.Linear) and each is not self.network.head
-            ]
-            penalty = sum(each.weight.square().sum() for each in hidden)
-            loss = loss + self.weight_penalty / len(self.trainer.train_dataloader.dataset) * penalty
-        hits = (logits.argmax(1) == batch["target"]).sum()
-        self._taken.append((loss.detach(), hits, len(logits)))
-        return loss
+        loss, hits = functional.cross_entropy(logits, batch["target"]), (logits.argmax(1) == batch["target"]).sum()
+        hidden = [self.network.get_submodule(name).weight for name in self.network.hidden()]
+        return loss + self.penalty(hidden, images), hits, len(logits)
 
-    def on_train_epoch_start(self) -> None:
-        self._taken: list[tuple[Tensor, Tensor, int]] = []  # of each step: logging one costs as much as the step itself
+    def penalty(self, weights: Iterable[Tensor], images: int) -> Tensor | float:
+        """What these weights cost. Args: images: how many there are to train on."""
+        return self.weight_penalty / images * sum(each.square().sum() for each in weights) if self.weight_penalty else 0.0
 
-    def on_train_epoch_end(self) -> None:
-        losses, hits, images = zip(*self._taken, strict=True)
-        sizes = torch.tensor(images, device=self.device)
-        loss, accuracy = (torch.stack(losses) * sizes).sum(), torch.stack(hits).sum()
-        self.log_dict({"train/loss": loss / sizes.sum(), "train/accuracy": accuracy / sizes.sum()})
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.validation_metrics.update(self.probs(batch["input"]), batch["target"])
-
-    def on_test_epoch_start(self) -> None:
-        self._predict = self.predictor()
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.test_metrics.update(self._predict(batch["input"]), batch["target"])
+    def on_train_end(self) -> None:
+        """Let the posterior see what the network was trained on."""
+        if self.learned is None:
+            return
+        assert self.posterior
+        data = self.trainer.datamodule
+        if not hasattr(data, "scan_dataloader"):
+            raise ValueError(f"{self.posterior!r} reads the training images once more; train with a data module of deepal.")
+        batches = data.scan_dataloader(torch.tensor(data.pool.labeled))
+        self.eval()
+        with torch.no_grad():
+            embeddings = (self.embedding(data.scanned(batch, self.device)["input"]) for batch in batches)
+            self.posterior.learn(self.learned, self.network.head, embeddings)
 
     def predictor(self) -> Callable[[Tensor], Tensor]:
         """A function from images to class probabilities (B, C), as they are predicted in a test: the average of what the
@@ -177,48 +154,9 @@ class Classifier(LightningModule):
         draws = self.mc_probs
         return lambda images: draws(images).mean(1)
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict(self.validation_metrics.compute(), batch_size=1)
-        self.validation_metrics.reset()
-
-    def on_test_epoch_end(self) -> None:
-        self.log_dict(self.test_metrics.compute(), batch_size=1)
-        self.test_metrics.reset()
-
-
-def _metrics(classes: int) -> dict[str, Metric]:
-    """What is always measured on validation and test images, from class probabilities."""
-    return {
-        "accuracy": MulticlassAccuracy(classes, average="micro"),
-        "macro_f1": MulticlassF1Score(classes, average="macro"),
-        "nll": _MeanOver(_nll),
-        "ece": MulticlassCalibrationError(classes),
-        "brier": _MeanOver(_brier),
-    }
-
-
-class _MeanOver(Metric):
-    """The mean of a score of each row, of (probs (B, C), target (B,)). A NaN is not left out of it."""
-
-    def __init__(self, score: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__()
-        self._score = score
-        for name in ("total", "rows"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, probs: Tensor, target: Tensor) -> None:
-        self.total += self._score(probs, target).double().sum()
-        self.rows += len(target)
-
-    def compute(self) -> Tensor:
-        return (self.total / self.rows).float()
-
-
-def _nll(probs: Tensor, target: Tensor) -> Tensor:
-    """-log p_target, the probability held above the smallest normal number."""
-    return -probs.gather(1, target.unsqueeze(1)).squeeze(1).clamp_min(torch.finfo(probs.dtype).tiny).log()
-
-
-def _brier(probs: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of the probabilities to the one-hot target  (Brier, 1950), within [0, 2]."""
-    return (probs - functional.one_hot(target, probs.shape[1])).square().sum(1)
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode, but for features that are frozen."""
+        super().train(mode)
+        if mode and self.frozen and hasattr(self, "network"):
+            self.network.eval()
+        return self

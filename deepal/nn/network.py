@@ -24,6 +24,10 @@ class Network(nn.Module, ABC):
         """Embeddings (B, D) to logits (B, C)."""
         return self.head(embedding)
 
+    def hidden(self) -> list[str]:
+        """Names of the linear layers but the last."""
+        return [name for name, each in self.named_modules() if isinstance(each, nn.Linear) and each is not self.head]
+
     def chain(self) -> Sequence[nn.Module] | None:
         """The layers from images to logits, where they run one after another and that is all; else None."""
         return None

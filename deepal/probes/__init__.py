@@ -2,6 +2,7 @@
 
 from deepal.probes.base import Probe
 from deepal.probes.dropout import MCDropout
+from deepal.probes.laplace import Laplace
 from deepal.probes.posterior import Posterior
 
-__all__ = ["MCDropout", "Posterior", "Probe"]
+__all__ = ["Laplace", "MCDropout", "Posterior", "Probe"]

@@ -1,7 +1,7 @@
 """What a posterior is: a distribution over networks, read by draws from it."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,14 @@ class Posterior(Probe):
 
     at_test: bool = field(default=True, kw_only=True)
     says = "mc_probs"
+
+    def memory(self, head: nn.Linear) -> nn.Module | None:
+        """Buffers for what it has to know of the training images when a network has been trained; None where that is
+        nothing. Args: head: the last layer."""
+        return None
+
+    def learn(self, memory: nn.Module, head: nn.Linear, embeddings: Iterable[Tensor]) -> None:
+        """Fill the memory. Args: embeddings: (B, D) of the training images, batch by batch."""
 
     @abstractmethod
     def start(self, module: nn.Module, generator: torch.Generator) -> Callable[[Any], Tensor]:

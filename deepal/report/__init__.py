@@ -6,5 +6,16 @@ from deepal.report.display import Display
 from deepal.report.queries import QueryPictures
 from deepal.report.saved_config import SavedConfig
 from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
+from deepal.report.uncertainty import UncertaintyMap
 
-__all__ = ["Board", "Curve", "Display", "QueryPictures", "SavedConfig", "TensorBoard", "Tracker", "WeightsAndBiases"]
+__all__ = [
+    "Board",
+    "Curve",
+    "Display",
+    "QueryPictures",
+    "SavedConfig",
+    "TensorBoard",
+    "Tracker",
+    "UncertaintyMap",
+    "WeightsAndBiases",
+]

@@ -1,6 +1,6 @@
 """A run as people watch it in a terminal: one progress display, a line a cycle, and a table at the end."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,6 +50,10 @@ class Display(Watcher):
         if not self.console.is_terminal:  # nothing moves there: a line a cycle tells that it lives
             self.console.print(f"cycle {result.cycle:>3}  {self.so_far}", highlight=False)
 
+    def noted(self, cycle: int, notes: Mapping[str, float]) -> None:
+        said = ", ".join(f"{name} {_plainly(value)}" for name, value in notes.items())
+        self.console.print(f"cycle {cycle:>3}  the query: {said}", highlight=False)
+
     def waits(self, sentence: str) -> None:
         self.sentence = sentence
 
@@ -77,6 +81,10 @@ def table(results: Sequence[Result]) -> Table:
 
 def _line(result: Result) -> str:
     return f"accuracy {_accuracy(result)} with {result.labels} labels"
+
+
+def _plainly(value: float) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"
 
 
 def _accuracy(result: Result) -> str:

@@ -1,0 +1,391 @@
+"""Several networks, or heads, that vote: ensembles, committees, and cheaper ones that share a part of the training.
+
+They predict the average of their members' probabilities, never of logits, and say each member's as `mc_probs`: so all
+strategies can be compared with one and the same predictor, and what asking gains is told apart from what voting gains.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from deepal.functional import gradients
+from deepal.modules.classifier import Classifier
+from deepal.modules.measured import Measured
+from deepal.nn import Network
+from deepal.task import Task
+
+Recipe = Classifier | Callable[[], Classifier]
+"""A classifier to make members of, or a function that makes one."""
+
+
+class Voting(Measured):
+    """What has several opinions of an image, and predicts their average. It says `mc_probs`, `probs`, `logits` (the
+    logarithm of the average), `embedding` and `logit_gradient`."""
+
+    def __init__(self, of: Recipe) -> None:
+        made = deepcopy(of)
+        recipe = made if isinstance(made, Classifier) else made()
+        if recipe.posterior is not None:
+            raise ValueError(f"{type(self).__name__} is a posterior itself; leave the posterior out of its classifier.")
+        super().__init__(recipe.metrics)
+        self.of = recipe
+
+    def _draw(self, task: Task, backbone: Callable[[Sequence[int], int], Network] | None = None) -> Network:
+        """A network as the classifier draws it, or of another backbone."""
+        recipe = deepcopy(self.of)
+        recipe.backbone = backbone or recipe.backbone
+        recipe.draw_network(task)
+        return recipe.network
+
+    def train(self, mode: bool = True) -> "Voting":
+        """Training mode, but for features that are frozen."""
+        super().train(mode)
+        if mode and self.of.frozen:
+            for network in [each for each in self.modules() if isinstance(each, Network)]:
+                network.eval()
+        return self
+
+    @abstractmethod
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each, (B, K, C), and what they are made of, (B, D)."""
+
+    def mc_probs(self, images: Tensor) -> Tensor:
+        """Class probabilities of each member, (B, K, C), in fp32."""
+        return self.say(images, ("mc_probs",))["mc_probs"]
+
+    def probs(self, images: Tensor) -> Tensor:
+        return self.say(images, ("probs",))["probs"]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logarithm of the average of the probabilities, (B, C)."""
+        return self.say(images, ("logits",))["logits"]
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """The inputs of all last linear layers side by side, (B, D)."""
+        return self.say(images, ("embedding",))["embedding"]
+
+    def logit_gradient(self, images: Tensor) -> Tensor:
+        """Gradient of the cross-entropy to the predicted class by `logits`, (B, C)."""
+        return self.say(images, ("logit_gradient",))["logit_gradient"]
+
+    def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Several signals by name, from one forward pass of all members."""
+        logits, embedding = self.opinions(images)
+        mc_probs = torch.softmax(logits.float(), -1)
+        probs = mc_probs.mean(1)
+        averaged = torch.logsumexp(torch.log_softmax(logits.float(), -1), 1) - math.log(logits.shape[1])
+        said = {"mc_probs": mc_probs, "probs": probs, "logits": averaged, "embedding": embedding}
+        if "logit_gradient" in names:
+            said["logit_gradient"] = gradients.logit_gradient(averaged)
+        return {name: said[name] for name in names}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    def configure_optimizers(self) -> Any:
+        return self.optimized_by(self.of.optimizer, self.of.scheduler)
+
+
+class Side(nn.ModuleList):
+    """Networks side by side, each computed by itself."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(M, B, C) of images (M, B, ...), each network's own."""
+        return torch.stack([network(own) for network, own in zip(self, images, strict=True)])
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, C) and embeddings side by side (B, D), of the same images for all."""
+        embeddings = [network.forward_features(images) for network in self]
+        logits = [network.forward_head(each) for network, each in zip(self, embeddings, strict=True)]
+        return torch.stack(logits, 1), torch.cat(embeddings, 1)
+
+    def hidden_weights(self) -> list[Tensor]:
+        """Of linear layers but the last."""
+        return [network.get_submodule(name).weight for network in self for name in network.hidden()]
+
+
+class Stack(nn.Module):
+    """Networks of one shape, computed together: each weight is one tensor (M, ...), so that a layer is one product."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        super().__init__()
+        weights = [dict(network.named_parameters()) for network in networks]
+        self.weights = nn.ParameterDict(
+            {name.replace(".", "/"): torch.stack([each[name].detach() for each in weights]) for name in weights[0]}
+        )
+        self._shape = (networks[0],)  # not a part of this: its own weights are not used
+
+    @staticmethod
+    def holds(network: Network) -> bool:
+        """Whether a stack of such networks is faster than its parts: of linear layers alone, because convolutions with
+        weights of their own are not."""
+        return network.chain() is not None and all(isinstance(each, _DENSE) for each in network.chain() or ())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(M, B, C) of images (M, B, ...), each network's own."""
+        return torch.vmap(self._logits, randomness="different")(self._named(), images)
+
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, C) and embeddings side by side (B, D), of the same images for all."""
+        logits, embeddings = torch.vmap(self._both, in_dims=(0, None), out_dims=1)(self._named(), images)
+        return logits, embeddings.flatten(1)
+
+    def hidden_weights(self) -> list[Tensor]:
+        """Of linear layers but the last."""
+        named = self._named()
+        return [named[f"{name}.weight"] for name in self._shape[0].hidden()]
+
+    def train(self, mode: bool = True) -> "Stack":
+        self._shape[0].train(mode)
+        return super().train(mode)
+
+    def _named(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): weight for name, weight in self.weights.items()}
+
+    def _logits(self, weights: dict[str, Tensor], images: Tensor) -> Tensor:
+        return torch.func.functional_call(self._shape[0], weights, (images,))
+
+    def _both(self, weights: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        named = {f"of.{name}": each for name, each in weights.items()}
+        return torch.func.functional_call(_Both(self._shape[0]), named, (images,))
+
+
+class _Both(nn.Module):
+    """Logits and embedding of a network."""
+
+    def __init__(self, of: Network) -> None:
+        super().__init__()
+        self.of = of
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = self.of.forward_features(images)
+        return self.of.forward_head(embedding), embedding
+
+
+_DENSE = (nn.Flatten, nn.Linear, nn.ReLU, nn.GELU, nn.Tanh, nn.Dropout, nn.Identity)
+
+
+class Ensemble(Voting):
+    """A deep ensemble: independent networks, each with an initialisation and an order of the training images of its own
+    (Lakshminarayanan et al., 2017; Beluch et al., 2018), trained in one fit.
+
+    Fully connected networks are one stack of matrices; others are computed one after another. The weights come out the
+    same, but for rounding and the coins of dropout.
+
+    Args: of: a classifier, each member is like it; members: how many.
+    """
+
+    in_blocks = True
+
+    def __init__(self, of: Recipe = Classifier, members: int = 5) -> None:
+        super().__init__(of)
+        if members < 1:
+            raise ValueError(f"{type(self).__name__}(members={members}) must be at least 1.")
+        self.members = self.orders = members
+
+    def configure_network(self, task: Task) -> None:
+        """Draw the networks, from the global generator."""
+        super().configure_network(task)
+        networks = self._networks(task)
+        together = type(self) is Ensemble and not self.of.frozen and all(map(Stack.holds, networks))
+        self.networks = Stack(networks) if together else Side(networks)
+
+    def _networks(self, task: Task) -> list[Network]:
+        return [self._draw(task) for _ in range(self.orders)]
+
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each member, (B, M, C), and their embeddings side by side, (B, D)."""
+        return self.networks.read(images)
+
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+        """The sum of the members' losses, each on its part of the batch; hits and predictions of all."""
+        own, targets = (batch[name].unflatten(0, (self.orders, -1)) for name in ("input", "target"))
+        logits = self.networks.logits(own)
+        loss = self.orders * functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # the sum of their means
+        loss = loss + self.of.penalty(self.networks.hidden_weights(), images)
+        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+
+
+class Committee(Ensemble):
+    """Query by committee in its old sense: different kinds of network, each with an order of its own (Seung et al., 1992).
+
+    Args: backbones: of the members; of: how each of them is trained.
+    """
+
+    in_blocks = True
+
+    def __init__(self, backbones: Sequence[Callable[[Sequence[int], int], Network]], of: Recipe = Classifier) -> None:
+        if not backbones:
+            raise ValueError("Committee(backbones=[]) must have a member.")
+        super().__init__(of, len(backbones))
+        self.backbones = list(backbones)
+
+    def _networks(self, task: Task) -> list[Network]:
+        return [self._draw(task, backbone) for backbone in self.backbones]
+
+
+class SharedBackbone(Ensemble):
+    """An ensemble whose members share the beginning: one network is trained for a part of the fit, and copies of it go on,
+    each in an order and with the dropout of its own (the diversity encouraging ensemble of Beluch et al., 2018).
+
+    Args: of, members: as for Ensemble; shared: the part of the fit's steps that they share.
+    """
+
+    def __init__(self, of: Recipe = Classifier, members: int = 5, shared: float = 0.3) -> None:
+        super().__init__(of, members)
+        if not 0 < shared < 1:
+            raise ValueError(f"SharedBackbone(shared={shared}) must be above 0 and below 1: a part of the fit.")
+        self.shared = shared
+        self.register_buffer("steps", torch.tensor(0))
+
+    def on_train_start(self) -> None:
+        self._shared_steps = math.ceil(self.shared * _length(self))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.steps == self._shared_steps:
+            for network in self.networks[1:]:
+                network.load_state_dict(self.networks[0].state_dict())
+        loss = super().training_step(batch, batch_idx)
+        self.steps += 1
+        return loss
+
+    def on_train_end(self) -> None:
+        if self.steps <= self._shared_steps:
+            raise ValueError(
+                f"SharedBackbone(shared={self.shared}) was to part after {self._shared_steps} steps, and the fit ended "
+                f"after {int(self.steps)}; leave out what stops early, or share less."
+            )
+
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+        """The loss of the first network on its part of the batch alone, and later that of all on theirs."""
+        if self.steps >= self._shared_steps:
+            return super().loss(batch, images)
+        images_, targets = (batch[name][: len(batch[name]) // self.members] for name in ("input", "target"))
+        logits = self.networks[0](images_)
+        loss = functional.cross_entropy(logits, targets) + self.of.penalty(self.networks[:1].hidden_weights(), images)
+        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """As of every ensemble, which has one member as long as all is shared."""
+        is_shared = self.steps <= getattr(self, "_shared_steps", -1)
+        return (self.networks[:1] if is_shared else self.networks).read(images)
+
+
+class Snapshot(Voting):
+    """The ensemble of one training: its learning rate falls to nothing and starts anew, several times, and each time the
+    network is kept (Huang et al., 2017). It takes the whole of a fit, so nothing may stop that early.
+
+    Args: of: the classifier, without a schedule; cycles: how often, and how many members there are.
+    """
+
+    def __init__(self, of: Recipe = Classifier, cycles: int = 5) -> None:
+        super().__init__(of)
+        if cycles < 1:
+            raise ValueError(f"Snapshot(cycles={cycles}) must be at least 1.")
+        if self.of.scheduler is not None:
+            raise ValueError("Snapshot has a schedule of its own; leave the scheduler out of its classifier.")
+        self.cycles = cycles
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("kept", torch.tensor(0))
+
+    def configure_network(self, task: Task) -> None:
+        """Draw the network, from the global generator."""
+        super().configure_network(task)
+        self.network = self._draw(task)
+        self.snapshots = Side([deepcopy(self.network) for _ in range(self.cycles)]).requires_grad_(False)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.of.optimizer([each for each in self.network.parameters() if each.requires_grad])
+        length = math.ceil(_length(self) / self.cycles)
+        schedule = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * (step % length) / length)) / 2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.steps and self.steps % math.ceil(_length(self) / self.cycles) == 0:
+            self._keep()
+        loss = super().training_step(batch, batch_idx)
+        self.steps += 1
+        return loss
+
+    def on_train_end(self) -> None:
+        self._keep()
+        if self.kept < self.cycles:
+            raise ValueError(
+                f"Snapshot(cycles={self.cycles}) has kept {int(self.kept)} networks when the fit ended: it was shorter "
+                f"than its schedule; train for more steps than cycles, and leave out what stops early."
+            )
+
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+        """Of the network that is trained."""
+        logits = self.network(batch["input"])
+        loss = functional.cross_entropy(logits, batch["target"]) + self.of.penalty(
+            Side([self.network]).hidden_weights(), images
+        )
+        return loss, (logits.argmax(-1) == batch["target"]).sum(), len(logits)
+
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the networks that were kept, and of the one that is trained, before all are."""
+        members = [*self.snapshots[: int(self.kept)], *([self.network] if self.kept < self.cycles else [])]
+        return Side(members).read(images)
+
+    def _keep(self) -> None:
+        if self.kept < self.cycles:
+            self.snapshots[int(self.kept)].load_state_dict(self.network.state_dict())
+            self.kept += 1
+
+
+class SplitHead(Voting):
+    """One trunk with several last layers (Lee et al., 2015; Beluch et al., 2018). The trunk gets the average of what its
+    heads want, so that it learns at the rate of one network.
+
+    Args: of: the classifier; heads: how many.
+    """
+
+    in_blocks = True
+
+    def __init__(self, of: Recipe = Classifier, heads: int = 5) -> None:
+        super().__init__(of)
+        if heads < 1:
+            raise ValueError(f"SplitHead(heads={heads}) must be at least 1.")
+        self.heads = heads
+
+    def configure_network(self, task: Task) -> None:
+        """Draw the trunk and the heads, from the global generator."""
+        super().configure_network(task)
+        drawn = [self._draw(task) for _ in range(self.heads)]
+        self.last = nn.ModuleList([network.head for network in drawn])
+        self.network = drawn[0]
+        self.network.head = nn.Identity()  # type: ignore[assignment]  # `forward` ends in the embedding
+
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+        """The mean of the heads' losses on the same batch."""
+        embedding = self.network(batch["input"])
+        logits = torch.stack([head(embedding) for head in self.last])
+        targets = batch["target"].expand(self.heads, -1)
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()) + self.of.penalty(
+            Side([self.network]).hidden_weights(), images
+        )
+        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+
+    def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of each head, (B, M, C), and what all of them read, (B, D)."""
+        embedding = self.network(images)
+        return torch.stack([head(embedding) for head in self.last], 1), embedding
+
+
+def _length(module: Voting) -> int:
+    """Training steps of the fit; 1 where there is none. Raises ValueError where a fit has no end."""
+    trainer = module._trainer
+    steps = 1 if trainer is None else trainer.estimated_stepping_batches
+    if not math.isfinite(steps):
+        raise ValueError(
+            f"{type(module).__name__} divides a fit into parts; give it trainer.max_epochs or trainer.max_steps."
+        )
+    return int(steps)
