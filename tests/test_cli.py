@@ -334,7 +334,10 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda path: path.stem)
+STUDIES = [each for room in ("study", "reproduce") for each in sorted((ROOT / "configs" / room).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_study_runs(path, tmp_path, monkeypatch, capsys):
     more = []
     if "mnist" in path.stem:

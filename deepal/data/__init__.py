@@ -17,6 +17,7 @@ from deepal.data.file_sets import ImageFolder, Manifest
 from deepal.data.images import DatasetImages, Images, ImageSet, TensorImages
 from deepal.data.initial import AtRandom, Balanced, Everything, Given, Initial
 from deepal.data.pool import Pool
+from deepal.data.repeated import Repeated
 
 __all__ = [
     "CIFAR10",
@@ -43,5 +44,6 @@ __all__ = [
     "Pool",
     "RandomCrop",
     "RandomFlip",
+    "Repeated",
     "TensorImages",
 ]
