@@ -38,7 +38,7 @@ PICTURE = {  # rooms that may know less than all that lies below
     "functional": set(),
     "signals": set(),
     "nn": set(),
-    "probes": {"functional"},
+    "probes": {"functional", "nn"},
     "statistics": set(),
     "comparison": {"fingerprint", "records", "statistics"},
     "report": {

@@ -77,7 +77,7 @@ def batch_bald(
         bounds[row] = -torch.inf
         if turn + 1 < query_size:
             outcomes.extend(row, generator)
-    return Batch(torch.tensor(chosen, dtype=torch.long), torch.tensor(gains).clamp_min(0), evaluated)
+    return Batch(torch.tensor(chosen, dtype=torch.long), torch.tensor(gains, dtype=torch.float64).clamp_min(0), evaluated)
 
 
 def _bring_up_to_date(bounds: Tensor, draws: Tensor, certain: Tensor, outcomes: "_Outcomes", slack: float) -> int:

@@ -26,7 +26,7 @@ def uniform(seed: int, *counters: Tensor) -> Tensor:
     mixed = torch.tensor(seed, device=counters[0].device)
     for counter in counters:
         mixed = _mixed(mixed ^ _mixed(counter.long() + _GOLDEN))
-    return ((_mixed(mixed) >> 12 & 2**52 - 1) + 0.5) / 2**52
+    return ((_mixed(mixed) >> 12 & 2**52 - 1).double() + 0.5) / 2**52
 
 
 def gumbel(seed: int, *counters: Tensor) -> Tensor:

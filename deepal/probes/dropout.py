@@ -10,6 +10,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from deepal.functional import noise
+from deepal.nn import Network
 from deepal.probes.posterior import Posterior
 from deepal.probes.thinned import Thinned
 
@@ -44,7 +45,8 @@ class MCDropout(Posterior):
         """A function from images to (B, K, C), or (B, K, ..., C) with sites. It raises ValueError where the module has no
         dropout layer that drops anything, and where per-sample masks are wanted of what is no tensor of images."""
         masks = Masks(noise.seed_of(generator), self.draws)
-        chain = getattr(module, "chain", lambda: None)() if self.consistent else None
+        is_ours = isinstance(getattr(module, "network", None), Network) and hasattr(module, "chain")
+        chain = module.chain() if is_ours and self.consistent else None
         if chain and (thinned := Thinned.of(chain, masks.of)):
             return lambda images: torch.softmax(thinned(images, self.draws).float(), -1)
         return _Passes(module, masks, self.consistent)

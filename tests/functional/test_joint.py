@@ -1,0 +1,171 @@
+"""BatchBALD and EPIG against enumeration by hand, and against the authors' own later implementation."""
+
+import contextlib
+import io
+import itertools
+import math
+
+import pytest
+import torch
+from batchbald_redux.batchbald import get_batchbald_batch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deepal.functional import joint, uncertainty
+
+seeds = st.integers(0, 2**31)
+
+
+def draws(seed, n=8, members=5, classes=3, scale=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.softmax(scale * torch.randn(n, members, classes, generator=generator), -1)
+
+
+def coins(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def information(mc_probs, rows):
+    """I[y_S; w] by enumeration, in fp64."""
+    p, total = mc_probs.double(), 0.0
+    for labels in itertools.product(range(p.shape[2]), repeat=len(rows)):
+        likelihood = torch.stack([p[row, :, label] for row, label in zip(rows, labels, strict=True)]).prod(0).mean()
+        total -= float(torch.special.xlogy(likelihood, likelihood))
+    return total - sum(float(torch.special.entr(p[row]).sum(-1).mean()) for row in rows)
+
+
+def greedy(mc_probs, query_size):
+    chosen = []
+    for _ in range(query_size):
+        left = [row for row in range(len(mc_probs)) if row not in chosen]
+        chosen.append(max(left, key=lambda row: information(mc_probs, [*chosen, row])))
+    return chosen
+
+
+@given(seeds, st.integers(2, 6), st.integers(2, 4))
+@settings(max_examples=25)
+def test_while_it_is_enumerated_it_is_the_greedy_batch_and_says_what_it_is_worth(seed, members, classes):
+    p = draws(seed, members=members, classes=classes)
+    batch = joint.batch_bald(p, 3, 10_000, coins())
+    assert batch.rows.tolist() == greedy(p, 3)
+    assert batch.information == pytest.approx(information(p, batch.rows.tolist()), abs=1e-5)
+
+
+@given(seeds, st.integers(1, 8))
+@settings(max_examples=25)
+def test_bounds(seed, members):
+    p = draws(seed, members=members)
+    batch = joint.batch_bald(p, 4, 10_000, coins())
+    bald = uncertainty.mutual_information(p)
+    assert bald.max() - 1e-6 <= batch.information <= bald[batch.rows].sum() + 1e-5
+    assert batch.information <= math.log(members) + 1e-5
+    assert (batch.gains[1:] <= batch.gains[:-1] + 1e-6).all()  # submodular, chosen greedily
+    assert joint.batch_bald(p, 1, 10, coins()).rows.item() == int(bald.argmax())
+
+
+@given(seeds)
+@settings(max_examples=20)
+def test_orders_of_draws_and_rows_do_not_matter(seed):
+    p = draws(seed, n=7)
+    batch = joint.batch_bald(p, 3, 10_000, coins())
+    order = torch.randperm(7, generator=coins(seed))
+    assert order[joint.batch_bald(p[order], 3, 10_000, coins()).rows].tolist() == batch.rows.tolist()
+    members = torch.randperm(5, generator=coins(seed))
+    again = joint.batch_bald(p[:, members], 3, 10_000, coins())
+    assert again.rows.tolist() == batch.rows.tolist()
+    assert torch.allclose(again.gains, batch.gains, atol=1e-5)
+
+
+def test_a_copy_adds_less_than_it_did_the_first_time():
+    p = draws(4, n=3, members=20, scale=1.0)[[0, 0, 0]]
+    gains = joint.batch_bald(p, 3, 10_000, coins()).gains
+    assert gains[0] > gains[1] > gains[2] > 0
+
+
+def test_a_sampled_gain_is_an_enumerated_one_within_its_noise():
+    p = draws(1, n=6, members=10, classes=4)
+    exact = [information(p, [0, 1, 2, row]) - information(p, [0, 1, 2]) for row in (3, 4, 5)]
+    found = []
+    for seed in range(30):
+        outcomes = joint._Outcomes(p, 200)
+        outcomes._begin_sampling(coins(seed))
+        outcomes.sampled = True
+        for row in (0, 1, 2):
+            outcomes.extend(row, coins(1000 * row + seed))
+        found.append(outcomes.entropy_with(p[3:]) - uncertainty.expected_entropy(p[3:]))
+    found = torch.stack(found)
+    error = found.std(0) / math.sqrt(len(found))
+    assert ((found.mean(0) - torch.tensor(exact)).abs() <= 3 * error + 1e-6).all()
+
+
+def test_outcomes_are_sampled_as_often_as_they_are_likely():
+    p = draws(2, n=2, members=4, classes=3)
+    outcomes = joint._Outcomes(p, 40_000)
+    outcomes._begin_sampling(coins())
+    label = torch.stack([(outcomes._label(0, coins(1)) - p[0][:, c]).abs().amax(1) < 1e-6 for c in range(3)])
+    for member in range(4):
+        share = label[:, outcomes.origin == member].float().mean(1)
+        assert torch.allclose(share, p[0, member], atol=0.02)
+
+
+@given(seeds)
+@settings(max_examples=15)
+def test_looking_at_the_largest_bounds_finds_what_looking_at_all_finds(seed):
+    p = draws(seed, n=60, members=12, classes=4, scale=1.5)
+    lazy = joint.batch_bald(p, 8, 300, coins(seed))
+    full = joint.batch_bald(p, 8, 300, coins(seed), slack=math.inf)
+    assert lazy.rows.tolist() == full.rows.tolist()
+    assert lazy.evaluated <= full.evaluated == sum(60 - turn for turn in range(1, 8))
+
+
+def test_it_chooses_what_the_authors_own_implementation_does():
+    for seed in range(3):
+        p = draws(seed, n=30, members=12, classes=4)
+        with contextlib.redirect_stderr(io.StringIO()):
+            peer = get_batchbald_batch(p.double().log(), 5, 10_000, dtype=torch.double, device="cpu")
+        batch = joint.batch_bald(p, 5, 10_000, coins())
+        assert batch.rows.tolist() == peer.indices
+        assert torch.allclose(batch.gains.cumsum(0), torch.tensor(peer.scores, dtype=torch.float64), atol=1e-4)
+
+
+def test_probabilities_of_zero_are_finite():
+    p = torch.eye(3).expand(5, 3, 3).contiguous()
+    batch = joint.batch_bald(p, 3, 5, coins())
+    assert batch.gains.isfinite().all()
+    assert batch.gains[0].item() == pytest.approx(math.log(3), abs=1e-5)
+    assert joint.epig(p, p).isfinite().all()
+
+
+def test_what_it_cannot_choose_from_is_refused():
+    with pytest.raises(ValueError, match=r"\(N, K, C\)"):
+        joint.batch_bald(torch.ones(3, 4, 2, 2), 1, 10, coins())
+    with pytest.raises(ValueError, match="num_samples=1"):
+        joint.batch_bald(draws(0), 1, 0, coins())
+    assert len(joint.batch_bald(draws(0, n=2), 5, 10, coins()).rows) == 2
+
+
+def epig_by_hand(pool, target):
+    """E_x* of H[y] + H[y*] - H[y, y*], from the joint distribution itself."""
+    pool, target = pool.double(), target.double()
+    together = torch.einsum("nkc,tkd->ntcd", pool, target) / pool.shape[1]
+    apart = [torch.special.entr(each.mean(1)).sum(-1) for each in (pool, target)]
+    return (apart[0].unsqueeze(1) + apart[1] - torch.special.entr(together).sum((2, 3))).mean(1)
+
+
+@given(seeds, st.integers(1, 6), st.integers(2, 4))
+def test_epig_equals_its_definition_and_says_no_more_than_bald(seed, members, classes):
+    pool, target = (draws(each, members=members, classes=classes) for each in (seed, seed + 1))
+    found = joint.epig(pool, target)
+    assert torch.allclose(found.double(), epig_by_hand(pool, target), atol=1e-5)
+    assert found.min() >= 0
+    bald, of_target = uncertainty.mutual_information(pool), uncertainty.mutual_information(target)
+    assert (found <= torch.minimum(bald, of_target.mean()) + 1e-5).all()
+    pairs = torch.stack([joint.epig(pool, each.unsqueeze(0)) for each in target], 1)
+    back = torch.stack([joint.epig(target, each.unsqueeze(0)) for each in pool])
+    assert torch.allclose(pairs, back, atol=1e-5)
+    assert torch.allclose(joint.epig(pool.repeat(20, 1, 1), target)[:8], found, atol=1e-6)
+
+
+def test_one_draw_says_nothing():
+    assert not joint.epig(draws(0, members=1), draws(1, members=1)).any()
+    assert joint.batch_bald(draws(0, members=1), 3, 100, coins()).information == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,361 @@
+"""MC dropout: every way of computing the draws gives what multiplying by the masks gives, and nothing else is touched."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.nn import functional
+
+from deepal.data import Digits
+from deepal.functional import uncertainty
+from deepal.modules import Adapter, Classifier
+from deepal.nn import MLP, BatchBALDCNN, GalCNN, Network, ResNet18
+from deepal.probes import MCDropout
+from deepal.probes.dropout import Masks, _Passes
+from deepal.probes.thinned import Thinned
+from deepal.strategies import BALD, BatchBALD, Random
+from deepal.task import Task
+from tests.modules.test_adapter import ADAPTED, Tagger, over
+from tests.runs import Outcome, digits
+
+IMAGES = torch.randn(13, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+
+
+class Layers(Network):
+    """A chain of any layers."""
+
+    def __init__(self, layers, width, classes=4):
+        super().__init__()
+        self.features, self.head = nn.Sequential(*layers), nn.Linear(width, classes)
+
+    def forward_features(self, images):
+        return self.features(images)
+
+    def chain(self):
+        return [*self.features, self.head]
+
+
+def classifier(backbone, **options):
+    torch.manual_seed(0)
+    made = Classifier(backbone, **options)
+    made.configure_network(Task((1, 20, 20), tuple("abcd"), (0.0,), (1.0,)))
+    return made.eval()
+
+
+def coins(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+def read(posterior, module, images=IMAGES, seed=1):
+    with torch.inference_mode():
+        return posterior.start(module, coins(seed))(images)
+
+
+def by_hand(module, masks, images=IMAGES):
+    """Each draw by itself: every dropout layer multiplies by its mask, and by 1 / (1 - p)."""
+    drawn = []
+    dropouts = [each for each in module.network.modules() if isinstance(each, nn.Dropout | nn.Dropout2d)]
+    for k in range(masks.draws):
+        hooks = []
+        for number, layer in enumerate(dropouts):
+
+            def multiplied(layer, inputs, output, number=number, k=k):
+                (x,) = inputs
+                units = torch.Size([*x.shape[1:2], 1, 1]) if isinstance(layer, nn.Dropout2d) else x.shape[1:]
+                scale = 1 / (1 - layer.p) if layer.p < 1 else 0.0
+                return x * masks.of(number, layer.p, units, x.device)[k] * scale
+
+            hooks.append(layer.register_forward_hook(multiplied))
+        with torch.no_grad():
+            drawn.append(module.probs(images))
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(drawn, 1)
+
+
+def masks_of(posterior, seed=1):
+    from deepal.functional import noise
+
+    return Masks(noise.seed_of(coins(seed)), posterior.draws)
+
+
+CHAINS = {
+    "in front": lambda shape, classes: Layers([nn.Flatten(), nn.Dropout(0.3), nn.Linear(400, 9), nn.Tanh()], 9, classes),
+    "twice": lambda shape, classes: Layers(
+        [nn.Flatten(), nn.Linear(400, 9), nn.Dropout(0.3), nn.ReLU(), nn.Dropout(0.4)], 9, classes
+    ),
+    "mostly dropped": lambda shape, classes: Layers(
+        [nn.Flatten(), nn.Linear(400, 30), nn.ReLU(), nn.Dropout(0.9)], 30, classes
+    ),
+    "channels to the end": lambda shape, classes: Layers(
+        [
+            nn.Conv2d(1, 6, 3),
+            nn.Dropout2d(0.4),
+            nn.AvgPool2d(3),
+            nn.Conv2d(6, 5, 3),
+            nn.ELU(),
+            nn.Dropout2d(0.5),
+            nn.Flatten(),
+        ],
+        80,
+        classes,
+    ),
+    "pixels": lambda shape, classes: Layers(
+        [nn.Conv2d(1, 6, 3), nn.Dropout(0.4), nn.MaxPool2d(3), nn.Flatten(), nn.Dropout(0.5)], 216, classes
+    ),
+    "all and nothing": lambda shape, classes: Layers(
+        [nn.Flatten(), nn.Linear(400, 9), nn.Dropout(0.0), nn.Linear(9, 8), nn.Dropout(1.0)], 8, classes
+    ),
+    "sigmoid": lambda shape, classes: Layers(
+        [nn.Flatten(), nn.Dropout(0.3), nn.Linear(400, 9), nn.Sigmoid(), nn.Dropout(0.5)], 9, classes
+    ),
+}
+THINNED = {"in front", "twice", "mostly dropped", "channels to the end", "all and nothing"}
+
+
+@pytest.mark.parametrize(
+    "backbone", [MLP, GalCNN, BatchBALDCNN, *CHAINS.values()], ids=["MLP", "Gal", "BatchBALD", *CHAINS]
+)
+def test_all_ways_of_computing_draws_agree_with_multiplying_by_masks(backbone, request):
+    module, posterior = classifier(backbone), MCDropout(5)
+    expected = by_hand(module, masks_of(posterior))
+    assert torch.allclose(read(posterior, module), expected, atol=1e-5)
+    together = _Passes(module, masks_of(posterior), True)
+    with torch.inference_mode():
+        assert torch.allclose(together(IMAGES), expected, atol=1e-5)
+        assert together._together
+        together._together = False
+        assert torch.allclose(together(IMAGES), expected, atol=1e-5)
+    name = request.node.callspec.id
+    assert (Thinned.of(module.chain(), masks_of(posterior).of) is not None) == (name in THINNED or name not in CHAINS)
+    assert expected.isfinite().all()
+
+
+@given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.floats(0, 1))
+@settings(max_examples=20)
+def test_thinned_chains_agree_for_any_rates(seed, first, second):
+    layers = [
+        nn.Flatten(),
+        nn.Linear(400, 12),
+        nn.Dropout(first),
+        nn.ReLU(),
+        nn.Linear(12, 10),
+        nn.ReLU(),
+        nn.Dropout(second),
+    ]
+    module, posterior = classifier(lambda shape, classes: Layers(layers, 10, classes)), MCDropout(4)
+    assert torch.allclose(read(posterior, module, seed=seed), by_hand(module, masks_of(posterior, seed)), atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", [GalCNN, CHAINS["pixels"]], ids=["thinned", "together"])
+def test_a_draw_is_the_same_network_for_all_images_in_whatever_batches(backbone):
+    module, posterior = classifier(backbone), MCDropout(5)
+    whole = read(posterior, module)
+    with torch.inference_mode():
+        say = posterior.start(module, coins())
+        parts = torch.cat([say(some) for some in IMAGES.split(3)])
+    assert torch.allclose(whole, parts, atol=1e-6)
+    assert torch.equal(whole, read(posterior, module))
+    assert not torch.allclose(whole, read(posterior, module, seed=2), atol=1e-3)
+    equal = read(posterior, module, IMAGES[:1].expand(4, -1, -1, -1))
+    assert torch.allclose(equal, equal[:1].expand(4, -1, -1), atol=1e-6)
+
+
+def test_masks_of_their_own_belong_to_the_content_of_images():
+    module, posterior = classifier(GalCNN), MCDropout(40, consistent=False)
+    whole = read(posterior, module)
+    order = torch.randperm(13, generator=coins())
+    assert torch.allclose(read(posterior, module, IMAGES[order]), whole[order], atol=1e-6)
+    assert torch.allclose(read(posterior, module, IMAGES[:2]), whole[:2], atol=1e-6)
+    almost = IMAGES[:1] + 1e-5 * torch.arange(2).view(2, 1, 1, 1)  # nearly the same image: another number
+    first, second = read(posterior, module, almost)
+    assert not torch.allclose(first, second, atol=1e-3)
+    assert torch.allclose(first.mean(0), second.mean(0), atol=0.05)
+
+
+def test_draws_follow_the_law_of_dropout():
+    """Means over many draws against torch's own dropout, which tosses coins of its own."""
+    module = classifier(GalCNN)
+    ours = read(MCDropout(4000), module, IMAGES[:3])
+    with torch.no_grad():
+        for each in module.modules():
+            each.train(isinstance(each, nn.Dropout))
+        theirs = torch.stack([module.probs(IMAGES[:3]) for _ in range(4000)], 1)
+    error = (ours.var(1) / 4000 + theirs.var(1) / 4000).sqrt()
+    assert ((ours.mean(1) - theirs.mean(1)).abs() < 4.5 * error).all()
+    assert torch.allclose(ours.std(1), theirs.std(1), rtol=0.15)
+
+
+class Functional(LightningModule):
+    """Somebody's: functional dropout, batch norm, a residual, one dropout of channels."""
+
+    def __init__(self, residual=False, p=0.5):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Linear(8, 4)
+        self.residual, self.p = residual, p
+
+    def forward(self, images):
+        maps = functional.relu(self.norm(self.conv(images)))
+        dropped = functional.dropout2d(maps, self.p, training=self.training)
+        maps = maps + dropped if self.residual else dropped
+        return self.fc(functional.dropout(maps.mean((2, 3)), 0.25, training=self.training))
+
+    def probs(self, images):
+        return torch.softmax(self(images), -1)
+
+
+def by_batch_of_one_draw(module, posterior):
+    reader = _Passes(module, masks_of(posterior), True)
+    reader._together = False
+    return reader(IMAGES)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_functional_dropout_is_switched_on_and_batch_norm_is_not(residual):
+    torch.manual_seed(0)
+    module, posterior = Functional(residual).eval(), MCDropout(6)
+    module.norm.running_mean.uniform_()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    drawn = read(posterior, module)
+    assert drawn.std(1).max() > 0.01
+    with torch.inference_mode():
+        assert torch.allclose(drawn, by_batch_of_one_draw(module, posterior), atol=1e-6)
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+    assert not any(each.training for each in module.modules())
+    # the first draw, computed by hand: batch norm by its running statistics
+    masks = masks_of(posterior)
+    with torch.no_grad():
+        maps = functional.relu(module.norm(module.conv(IMAGES)))
+        dropped = 2 * maps * masks.of(0, 0.5, torch.Size([8, 1, 1]), maps.device)[0]
+        pooled = (maps + dropped if residual else dropped).mean((2, 3))
+        pooled = pooled * masks.of(1, 0.25, torch.Size([8]), maps.device)[0] / 0.75
+        assert torch.allclose(drawn[:, 0], torch.softmax(module.fc(pooled), -1), atol=1e-5)
+
+
+def test_alpha_dropout_keeps_mean_and_variance():
+    class Selu(Functional):
+        def probs(self, images):
+            return functional.alpha_dropout(images.flatten(1), 0.3)
+
+    values = torch.randn(1, 50_000)
+    drawn = MCDropout(2).start(Selu(), coins())(values)
+    assert abs(float(drawn.mean() - values.mean())) < 0.02
+    assert abs(float(drawn.var() - 1)) < 0.03
+
+
+def test_networks_without_dropout_are_refused():
+    for backbone, says in [(ResNet18, "has none"), (lambda shape, classes: MLP(shape, classes, dropout=0), r"\(p=0\)")]:
+        with pytest.raises(ValueError, match=f"of Classifier {says}|drops nothing {says}"):
+            read(MCDropout(3), classifier(backbone), IMAGES[:2])
+    with pytest.raises(ValueError, match=r"MCDropout\(draws=0\)"):
+        MCDropout(0)
+    with pytest.raises(ValueError, match="take consistent=True"):
+        MCDropout(2, consistent=False).start(Functional(), coins())({"input": IMAGES})
+
+
+def test_a_run_whose_network_has_no_dropout_is_refused_before_it_trains(tmp_path):
+    made = {"module": lambda: Classifier(lambda shape, classes: MLP(shape, classes, dropout=0), posterior=MCDropout(3))}
+    for strategy in (BALD(), Random()):  # the test reads the posterior too
+        run = digits(tmp_path, strategy=strategy, **made)
+        with pytest.raises(ValueError, match=r"drops nothing \(p=0\)"):
+            run.run()
+        assert not list(run.folder.glob("*.safetensors"))
+
+
+def test_one_draw_is_no_disagreement_and_none_dropped_is_the_network_itself():
+    module = classifier(GalCNN)
+    assert not uncertainty.mutual_information(read(MCDropout(1), module)).any()
+    for each in module.modules():
+        if isinstance(each, nn.Dropout):
+            each.p = 1e-12
+    with torch.inference_mode():
+        assert torch.allclose(read(MCDropout(3), module).mean(1), module.probs(IMAGES), atol=1e-5)
+
+
+def test_a_posterior_is_an_argument_and_the_test_averages_its_probabilities():
+    module = classifier(GalCNN, posterior=MCDropout(5))
+    with torch.inference_mode():
+        drawn = module.mc_probs(IMAGES)
+        assert torch.equal(drawn, module.mc_probs(IMAGES))
+        assert torch.allclose(module.predictor()(IMAGES), drawn.mean(1))
+        assert torch.equal(
+            classifier(GalCNN, posterior=MCDropout(5, at_test=False)).predictor()(IMAGES), module.probs(IMAGES)
+        )
+        assert torch.equal(classifier(GalCNN).predictor()(IMAGES), module.probs(IMAGES))
+    assert not hasattr(classifier(GalCNN), "mc_probs")
+    assert all(each.p == p for each, p in zip(_dropouts(module), (0.25, 0.5), strict=True))  # as they were
+
+
+def _dropouts(module):
+    return [each for each in module.modules() if isinstance(each, nn.Dropout)]
+
+
+def test_a_subclass_that_predicts_otherwise_is_read_as_it_predicts():
+    class Colder(Classifier):
+        def probs(self, images):
+            return torch.softmax(5 * self.logits(images), -1)
+
+    torch.manual_seed(0)
+    module = Colder(GalCNN)
+    module.configure_network(Task((1, 20, 20), tuple("abcd"), (0.0,), (1.0,)))
+    module.eval()
+    assert torch.allclose(read(MCDropout(4), module), by_hand(module, masks_of(MCDropout(4))), atol=1e-5)
+
+
+class Plain(LightningModule):
+    """Somebody's classifier, that knows nothing of deepal."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
+
+    def forward(self, images):
+        return self.net(images)
+
+    def training_step(self, batch, batch_idx):
+        return functional.cross_entropy(self(batch["input"]), batch["target"])
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/accuracy", (self(batch["input"]).argmax(1) == batch["target"]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.003)
+
+
+class DroppedTagger(Tagger):
+    """Two optimizers, batches that are dictionaries, a sigmoid a label; and dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.net.append(nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("strategy", [BALD(), BatchBALD(num_samples=100, keep=50)], ids=repr)
+def test_bald_runs_on_a_plain_module_and_no_class_is_written(tmp_path, strategy):
+    made = {"strategy": strategy, "module": Adapter(Plain), "probes": [MCDropout(8)], "data": Digits(epoch_steps=10)}
+    runs = [digits(tmp_path / str(turn), **made) for turn in range(2)]
+    for run in runs:
+        assert [each.labels for each in run.run()] == [20, 30, 40, 50]
+    assert Outcome.of(runs[0]) == Outcome.of(runs[1])
+
+
+def test_bald_runs_on_a_module_with_two_optimizers_and_many_labels_an_image(tmp_path):
+    from deepal import Learner
+    from deepal.data import AtRandom
+    from deepal.ledger import Ledger
+
+    module = Adapter(DroppedTagger, head="fc", inputs="picture", activation=ADAPTED.activation)
+    run = Learner(
+        strategy=BALD(reduce="max"), module=module, data=over(), initial=AtRandom(20), query_size=10, budget=40,
+        trainer={"max_steps": 30}, probes=[MCDropout(8)], root=tmp_path,
+    )  # fmt: skip
+    assert [each.labels for each in run.run()] == [20, 30, 40]
+    scores = Ledger(run.folder / "ledger.sqlite").scores(1)
+    assert max(scores) > 0
+    with pytest.raises(ValueError, match="several sites a sample"):
+        Learner(
+            strategy=BatchBALD(), module=module, data=over(), initial=AtRandom(20), query_size=10, budget=40,
+            probes=[MCDropout(8)], root=tmp_path / "other",
+        ).run()  # fmt: skip
