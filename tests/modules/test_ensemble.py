@@ -1,0 +1,273 @@
+"""Ensembles: stacked or looped they train alike, and what they predict is the average of probabilities."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from deepal import load_model
+from deepal.data.loading import Shuffled
+from deepal.functional import gradients, uncertainty
+from deepal.modules import Classifier, Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
+from deepal.modules.ensemble import Side, Stack
+from deepal.nn import MLP, GalCNN, ResNet18
+from deepal.probes import MCDropout
+from deepal.strategies import BADGE, BALD, CoreSet, Margin, VariationRatio
+from deepal.task import Task
+from tests.runs import Outcome, digits
+
+TASK = Task((1, 8, 8), tuple("abc"), (0.0,), (1.0,))
+IMAGES = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def plain(shape, classes):
+    return MLP(shape, classes, hidden=(16, 12), dropout=0)
+
+
+def small(shape, classes):
+    return MLP(shape, classes, hidden=(5,), dropout=0)
+
+
+def drawn(module, seed=0):
+    torch.manual_seed(seed)
+    module.configure_network(TASK)
+    return module
+
+
+MODULES = {
+    "ensemble": lambda: Ensemble(Classifier(plain), 3),
+    "of convolutions": lambda: Ensemble(Classifier(GalCNN), 2),
+    "committee": lambda: Committee([plain, small], Classifier()),
+    "shared backbone": lambda: SharedBackbone(Classifier(plain), 3),
+    "snapshot": lambda: Snapshot(Classifier(plain), 3),
+    "split head": lambda: SplitHead(Classifier(plain), 3),
+}
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_it_predicts_the_average_of_its_members_probabilities(make):
+    module = drawn(make()).eval()
+    with torch.no_grad():
+        said = module.say(IMAGES, ("mc_probs", "probs", "logits", "embedding", "logit_gradient"))
+    assert torch.allclose(said["probs"], said["mc_probs"].mean(1), atol=1e-6)
+    assert torch.allclose(torch.softmax(said["logits"], -1), said["probs"], atol=1e-6)
+    assert torch.allclose(said["logit_gradient"], gradients.logit_gradient(said["probs"].log()), atol=1e-5)
+    assert said["embedding"].shape[0] == 7
+    assert torch.equal(module.predictor()(IMAGES), module.probs(IMAGES))
+    assert torch.allclose(module(IMAGES), said["logits"])
+
+
+def steps(module, count=6, size=5):
+    """Train on random batches, each member on its own."""
+    optimizer, generator = module.configure_optimizers(), torch.Generator().manual_seed(1)
+    rows = size * getattr(module, "orders", 1)
+    for _ in range(count):
+        batch = {
+            "input": torch.randn(rows, 1, 8, 8, generator=generator),
+            "target": torch.randint(3, (rows,), generator=generator),
+        }
+        optimizer.zero_grad()
+        module.loss(batch, 50)[0].backward()
+        optimizer.step()
+    return module
+
+
+@pytest.mark.parametrize("penalty", [0.0, 2.5])
+def test_a_stack_trains_as_its_parts_do_one_after_another(penalty):
+    recipe = Classifier(plain, weight_penalty=penalty)
+    stacked, looped = drawn(Ensemble(recipe, 3)), drawn(Ensemble(recipe, 3))
+    looped.networks = Side(looped._networks(TASK))
+    torch.manual_seed(0)
+    stacked.networks = Stack([stacked._draw(TASK) for _ in range(3)])
+    torch.manual_seed(0)
+    looped.networks = Side([looped._draw(TASK) for _ in range(3)])
+    alone = []
+    torch.manual_seed(0)
+    for member in range(3):  # and as three classifiers that know nothing of each other
+        single = Classifier(plain, weight_penalty=penalty)
+        single.configure_network(TASK)
+        optimizer, generator = single.configure_optimizers(), torch.Generator().manual_seed(1)
+        for _ in range(6):
+            images, targets = torch.randn(15, 1, 8, 8, generator=generator), torch.randint(3, (15,), generator=generator)
+            own = slice(5 * member, 5 * member + 5)
+            optimizer.zero_grad()
+            single.loss({"input": images[own], "target": targets[own]}, 50)[0].backward()
+            optimizer.step()
+        alone.append(single)
+    for each in (stacked, looped):
+        steps(each).eval()
+        with torch.no_grad():
+            expected = torch.stack([single.probs(IMAGES) for single in alone], 1)
+            assert torch.allclose(each.mc_probs(IMAGES), expected, atol=1e-5)
+            assert torch.allclose(each.embedding(IMAGES), torch.cat([s.embedding(IMAGES) for s in alone], 1), atol=1e-4)
+
+
+def test_what_is_stacked():
+    assert isinstance(drawn(Ensemble(Classifier(plain), 2)).networks, Stack)
+    for recipe in (Classifier(GalCNN), Classifier(ResNet18), Classifier(plain, frozen=True)):
+        assert isinstance(drawn(Ensemble(recipe, 2)).networks, Side)
+
+
+def test_members_start_apart_and_equal_members_do_not_disagree():
+    module = drawn(Ensemble(Classifier(GalCNN), 2)).eval()
+    assert uncertainty.mutual_information(module.mc_probs(IMAGES)).max() > 1e-4
+    module.networks[1].load_state_dict(module.networks[0].state_dict())
+    assert uncertainty.mutual_information(module.mc_probs(IMAGES)).max() < 1e-6
+    assert not uncertainty.mutual_information(drawn(Ensemble(Classifier(plain), 1)).eval().mc_probs(IMAGES)).any()
+
+
+def test_dropout_of_a_stack_tosses_coins_for_each_member_and_only_while_training():
+    module = drawn(Ensemble(Classifier(MLP), 2))
+    weights = module._modules["networks"].weights
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.copy_(weight[:1].expand_as(weight))
+        logits = module.train().networks.logits(IMAGES.expand(2, *IMAGES.shape))
+        assert not torch.allclose(logits[0], logits[1])
+        module.eval()
+        assert torch.equal(module.probs(IMAGES), module.probs(IMAGES))
+
+
+def test_each_member_has_an_order_of_its_own():
+    batches = list(Shuffled(10, 4, seed=3, orders=2))
+    assert [len(each) for each in batches] == [8, 8, 4]
+    orders = [torch.cat([batch.chunk(2)[i] for batch in batches]) for i in range(2)]
+    assert all(sorted(each.tolist()) == list(range(10)) for each in orders)
+    assert not torch.equal(*orders)
+    assert torch.equal(orders[0], torch.cat(list(Shuffled(10, 4, seed=3))))  # the first is that of one network
+
+
+def test_one_trunk_has_several_heads_whose_losses_are_averaged():
+    module = drawn(SplitHead(Classifier(plain), 4))
+    assert len([name for name, _ in module.named_parameters() if name.startswith("network.")]) == 4
+    assert len(module.last) == 4
+    batch = {"input": IMAGES, "target": torch.tensor([0, 1, 2, 0, 1, 2, 0])}
+    embedding = module.network(IMAGES)
+    expected = torch.stack([functional.cross_entropy(head(embedding), batch["target"]) for head in module.last]).mean()
+    assert torch.allclose(module.loss(batch, 50)[0], expected)
+    assert module.embedding(IMAGES).shape == (7, 12)
+
+
+@pytest.mark.parametrize("steps_", [60, 100])
+def test_snapshots_are_taken_where_the_learning_rate_has_fallen(tmp_path, steps_):
+    rates, kept = [], []
+
+    class Recorded(Snapshot):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            rates.append(self.optimizers().param_groups[0]["lr"])
+            kept.append(int(self.kept))
+            return loss
+
+    run = digits(tmp_path, strategy=VariationRatio(), module=lambda: Recorded(Classifier(plain), 4), budget=30,
+                 trainer={"max_steps": steps_})  # fmt: skip
+    run.run()
+    rates, kept = rates[:steps_], kept[:steps_]
+    length = math.ceil(steps_ / 4)
+    for start in range(0, steps_, length):
+        cycle = rates[start : start + length]
+        assert cycle[0] == pytest.approx(1e-3)
+        assert cycle == sorted(cycle, reverse=True)
+        assert kept[start] == start // length
+    assert min(rates) < 2e-5
+
+
+def test_snapshots_are_different_networks_and_a_fit_that_ends_early_is_refused(tmp_path):
+    run = digits(tmp_path, strategy=BALD(), module=lambda: Snapshot(Classifier(plain), 4), budget=20)
+    run.run()
+    model = load_model_of(run, Snapshot(Classifier(plain), 4))
+    assert model.mc_probs(torch.rand(5, 1, 8, 8)).std(1).max() > 1e-4
+    assert torch.equal(model.snapshots[3].head.weight, model.network.head.weight)
+    from deepal.callbacks import StopAtTrainingAccuracy
+
+    early = {"max_steps": 60, "callbacks": [StopAtTrainingAccuracy(0.01)]}
+    with pytest.raises(ValueError, match="leave out what stops early"):
+        digits(tmp_path / "early", module=lambda: Snapshot(Classifier(plain), 4), trainer=early).run()
+    with pytest.raises(ValueError, match="to part after"):
+        digits(tmp_path / "early", module=lambda: SharedBackbone(Classifier(plain), 4), trainer=early).run()
+
+
+def load_model_of(run, module):
+    return load_model(run.folder, module_with_task(module, run))
+
+
+def module_with_task(module, run):
+    module.configure_network(run.data.task)
+    return module
+
+
+def test_members_that_share_the_beginning_are_one_network_until_they_part(tmp_path):
+    apart = []
+
+    class Recorded(SharedBackbone):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            first, second = (torch.cat([each.flatten() for each in network.parameters()]) for network in self.networks[:2])
+            apart.append(float((first - second).abs().max()))
+            return loss
+
+    digits(tmp_path, module=lambda: Recorded(Classifier(MLP), 3, shared=0.5), budget=20).run()
+    assert apart[30] == 0  # half of 60 steps: from here on they go on from the same place
+    assert apart[0] > 0
+    assert 0 < apart[31] < apart[59]
+
+
+@pytest.mark.parametrize("strategy", [Margin(), CoreSet(), BADGE()], ids=repr)
+@pytest.mark.parametrize("make", [MODULES[name] for name in MODULES if name != "of convolutions"])
+def test_every_strategy_can_be_compared_with_the_same_predictor(tmp_path, make, strategy):
+    run = digits(tmp_path, strategy=strategy, module=make, budget=30, trainer={"max_steps": 20})
+    results = run.run()
+    assert [each.labels for each in results] == [20, 30]
+
+
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_runs_repeat_and_their_models_are_read_back(tmp_path, make):
+    runs = [
+        digits(tmp_path / str(turn), strategy=BALD(), module=make, budget=30, trainer={"max_steps": 20}) for turn in (0, 1)
+    ]
+    for run in runs:
+        run.run()
+    assert Outcome.of(runs[0]) == Outcome.of(runs[1])
+
+
+def test_a_model_of_named_parts_is_read_back_by_its_file_alone(tmp_path):
+    run = digits(tmp_path, strategy=BALD(), module=Ensemble(Classifier(MLP), 2), budget=20)
+    run.run()
+    model = load_model(run.folder)
+    assert model.mc_probs(torch.rand(3, 1, 8, 8)).shape == (3, 2, 10)
+
+
+def test_frozen_features_stay_as_they_are():
+    module = drawn(Ensemble(Classifier(ResNet18, frozen=True), 2)).train()
+    before = {name: each.clone() for name, each in module.state_dict().items()}
+    steps(module, count=1)
+    changed = {name for name, each in module.state_dict().items() if not torch.equal(each, before[name])}
+    assert changed == {f"networks.{i}.head.{part}" for i in (0, 1) for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Ensemble(Classifier(posterior=MCDropout())), "leave the posterior out"),
+        (lambda: Ensemble(members=0), r"Ensemble\(members=0\)"),
+        (lambda: Committee([]), r"Committee\(backbones=\[\]\)"),
+        (lambda: SharedBackbone(shared=1.0), r"SharedBackbone\(shared=1.0\)"),
+        (lambda: Snapshot(cycles=0), r"Snapshot\(cycles=0\)"),
+        (lambda: Snapshot(Classifier(scheduler=lambda each: StepLR(each, 1))), "leave the scheduler out"),
+        (lambda: SplitHead(heads=0), r"SplitHead\(heads=0\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_any_optimizer_and_schedule_of_the_classifier_is_used():
+    recipe = Classifier(plain, optimizer=lambda each: SGD(each, 0.1), scheduler=lambda each: StepLR(each, 2))
+    for module in (Ensemble(recipe, 2), SplitHead(recipe, 2), SharedBackbone(recipe, 2)):
+        made = drawn(module).configure_optimizers()
+        assert isinstance(made["optimizer"], SGD)
+        assert isinstance(made["lr_scheduler"]["scheduler"], StepLR)
