@@ -14,6 +14,7 @@ import deepal.data
 import deepal.modules
 import deepal.nn
 import deepal.oracles
+import deepal.probes
 import deepal.strategies
 
 
@@ -68,7 +69,9 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _exported() -> list[str]:
-    rooms: list[Any] = [deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks]
+    rooms: list[Any] = [
+        deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks, deepal.probes
+    ]  # fmt: skip
     return [name for room in rooms for name in vars(room) if name[0].isupper()]
 
 

@@ -140,6 +140,19 @@ def test_curves_at_other_labels_are_compared_over_what_they_share():
         Comparison([record(), record("Margin", labels=(50, 60, 70))])
 
 
+def test_models_that_were_not_tested_have_no_point_and_the_marks_are_no_setting():
+    rare = record("Margin", 0, (0.5, 0.1, 0.9))
+    rare.cycles[1]["metrics"].clear()
+    rare.config["test_every"] = 20
+    (setting,) = Comparison([record("Random", 0), rare], How(targets=(0.85,))).settings
+    (margin,) = [row for row in setting.rows if row.curves.name == "Margin"]
+    assert margin.curves.axes[0].tolist() == [20, 40]
+    assert margin.curves.values.tolist() == [[0.5, 0.7, 0.9]]  # between two tests, a line
+    assert margin.targets[0].median == 40
+    times = Comparison([record("Random", 0), rare], How(axis="people")).settings[0]
+    assert times.curves["Margin"].axes[0].tolist() == [200.0, 400.0]
+
+
 def test_costs_are_another_axis():
     assert Comparison(pairs(), How(price=0.5)).settings[0].grid.tolist() == [10, 15, 20]
     assert Comparison(pairs(), How(axis="people")).settings[0].grid.tolist() == [200, 300, 400]

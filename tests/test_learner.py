@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -13,17 +14,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 import deepal
-from deepal import Learner, strategies
+from deepal import Learner, load_model, records, strategies
 from deepal.cycle import Cycle
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
 from deepal.ledger import INITIAL, Ledger, LedgerError
 from deepal.modules import Classifier
 from deepal.nn import MLP, BatchBALDCNN
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
+from deepal.probes import MCDropout
 from deepal.run import RunMismatchError
 from deepal.signals import NonFiniteError
-from deepal.strategies import BADGE, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
+from deepal.strategies import BADGE, BatchBALD, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
 from deepal.strategies.base import Acquisition
+from deepal.task import Task
 from deepal.watching import Watcher
 from tests.runs import Outcome, digits
 
@@ -577,3 +580,69 @@ def test_nothing_reads_the_test_set_but_the_test(tmp_path):
     for strategy in EVERY_STRATEGY:
         digits(tmp_path, strategy=strategy, data=Watched(epoch_steps=10), **SHORT).run([guard])
     assert set(reads) == {"test"}
+
+
+def of_draws(**options):
+    return Classifier(posterior=MCDropout(6), **options)
+
+
+def test_both_parts_of_uncertainty_and_notes_are_written_with_what_was_asked(tmp_path):
+    for strategy in (BatchBALD(keep=50, num_samples=100), Margin(), Random()):  # those that read no draws, too
+        learner = digits(tmp_path, strategy=strategy, module=of_draws, **SHORT)
+        learner.run()
+        rows = [row for row in book(learner).labels() if row["cycle"] == 0]
+        assert all(0 <= row[part] <= math.log(10) for row in rows for part in ("aleatoric", "epistemic"))
+        assert max(row["epistemic"] for row in rows) > 0
+        assert all(row["aleatoric"] is None for row in book(learner).labels() if row["cycle"] < 0)
+        assert "aleatoric,epistemic" in (learner.folder / "labels.csv").read_text().splitlines()[0]
+        notes = book(learner).notes(0)
+        assert set(notes) == ({"information", "certified", "evaluated"} if "Batch" in repr(strategy) else set())
+    plain = digits(tmp_path, strategy=Margin(), **SHORT)
+    plain.run()
+    assert {row["epistemic"] for row in book(plain).labels()} == {None}
+
+
+def test_models_are_tested_where_labels_pass_a_mark_and_trained_where_somebody_reads_them(tmp_path):
+    for strategy, fitted in ((Margin(), [0, 1, 2, 3, 4]), (Random(), [0, 2, 4])):
+        every = digits(tmp_path / "every", strategy=strategy, budget=60, trainer={"max_steps": 20})
+        some = digits(tmp_path / "some", strategy=strategy, budget=60, trainer={"max_steps": 20}, test_every=20)
+        whole, results = every.run(), some.run()
+        assert [cycle for cycle, _ in book(some).fits()] == fitted
+        assert ["test/accuracy" in each.metrics for each in results] == [True, False, True, False, True]
+        for cycle in range(5):  # the path is the same, and so is what is measured
+            assert book(some).asked(cycle) == book(every).asked(cycle)
+            if results[cycle].metrics:
+                assert results[cycle].metrics == whole[cycle].metrics
+        assert load_model(some.folder).task.classes
+
+
+def test_a_run_tests_its_first_and_its_last_model_whatever_the_marks(tmp_path):
+    results = digits(tmp_path, strategy=Random(), budget=50, trainer={"max_steps": 5}, test_every=1000).run()
+    assert ["test/accuracy" in each.metrics for each in results] == [True, False, False, True]
+    (record,) = records.read(next(tmp_path.iterdir()))
+    assert record.labels().tolist() == [20, 50]
+    assert len(record.metric("test/accuracy")) == 2
+    with pytest.raises(ValueError, match="test_every=0 must be at least 1"):
+        digits(tmp_path, test_every=0).run()
+
+
+def test_weights_count_for_less_the_more_labels_there_are(tmp_path):
+    torch.manual_seed(0)
+    module = Classifier(weight_penalty=2.5)
+    module.configure_network(Task((1, 8, 8), tuple("abc"), (0.0,), (1.0,)))
+    module.eval()
+    batch = {"input": torch.rand(5, 1, 8, 8), "target": torch.tensor([0, 1, 2, 0, 1])}
+    plain = torch.nn.functional.cross_entropy(module(batch["input"]), batch["target"])
+    hidden = [module.network.features[i].weight for i in (1, 4)]
+    for images in (20, 1000):
+        expected = plain + 2.5 / images * sum(each.square().sum() for each in hidden)
+        assert torch.allclose(module.loss(batch, images)[0], expected)
+    seen = []
+
+    class Recorded(Classifier):
+        def loss(self, batch, images):
+            seen.append(images)
+            return super().loss(batch, images)
+
+    digits(tmp_path, strategy=Random(), module=lambda: Recorded(weight_penalty=2.5), **SHORT).run()
+    assert set(seen) == {20, 30}

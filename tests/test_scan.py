@@ -5,10 +5,14 @@ import torch
 from torch import nn
 
 from deepal.data import Digits
+from deepal.functional import uncertainty
 from deepal.modules import Classifier
-from deepal.nn import ResNet18
+from deepal.nn import MLP, ResNet18
+from deepal.probes import MCDropout
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals
+from deepal.strategies import BALD
+from deepal.strategies.base import View, choose
 
 
 @pytest.fixture
@@ -155,3 +159,42 @@ def test_a_score_is_one_number_a_row(data):
     pool = Signals(torch.arange(250), scan(classifier(data), data))
     with pytest.raises(ValueError, match="one number a row"):
         pool.map(lambda signals: signals["probs"].mean(), ("probs",))
+
+
+def of_draws(data, **options):
+    torch.manual_seed(0)
+    module = Classifier(MLP, posterior=MCDropout(6))
+    module.configure_network(data.task)
+    return scan(module, data, seed=3, **options)
+
+
+def test_a_second_scan_reads_the_same_draws_and_both_parts_of_uncertainty_by_the_way(data):
+    read, positions = of_draws(data), torch.tensor([40, 7, 1100, 3, 900])
+    draws = read.read(positions, ("mc_probs",))["mc_probs"]
+    parts = read.uncertainty
+    assert torch.allclose(parts.aleatoric, uncertainty.expected_entropy(draws))
+    assert torch.allclose(parts.epistemic, uncertainty.mutual_information(draws))
+    again = read.read(positions[[3, 1]], ("mc_probs",))["mc_probs"]
+    assert torch.allclose(again, draws[[3, 1]], atol=1e-6)
+    assert read.uncertainty is parts  # of the larger pass
+    aleatoric, epistemic = parts.of(positions[[3, 1]])
+    assert torch.equal(torch.stack([aleatoric, epistemic]), torch.stack([parts.aleatoric, parts.epistemic])[:, [3, 1]])
+    scores = read.map(positions, ("mc_probs",), lambda signals: uncertainty.mutual_information(signals["mc_probs"]))
+    assert torch.allclose(scores, parts.epistemic)
+    other = of_draws(data)
+    other.seed = 4
+    assert not torch.allclose(other.read(positions, ("mc_probs",))["mc_probs"], draws, atol=1e-3)
+    assert of_draws(data).uncertainty is None
+
+
+def test_a_scan_of_draws_holds_a_batch_of_them_at_a_time(data):
+    class Watched(Scan):
+        def _allocate(self, size, said):
+            raise AssertionError("scores are kept, and signals are not")
+
+    torch.manual_seed(0)
+    module = Classifier(MLP, posterior=MCDropout(6))
+    module.configure_network(data.task)
+    pool = Signals(torch.arange(1100), Watched(module, data, torch.device("cpu")))
+    choice = choose(BALD(), View(pool, pool), 5, torch.Generator().manual_seed(0))
+    assert len(choice.rows) == 5

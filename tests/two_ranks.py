@@ -16,9 +16,10 @@ from deepal import Learner, callbacks, cycle, scan
 from deepal.data import Digits
 from deepal.modules import Classifier
 from deepal.nn import Network
-from deepal.strategies import BADGE, Margin, Prefilter
+from deepal.probes import MCDropout
+from deepal.strategies import BADGE, BALD, Prefilter
 
-STRATEGY = Prefilter(Margin(), BADGE(), keep=200)
+STRATEGY = Prefilter(BALD(), BADGE(), keep=200)
 callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
 
 
@@ -39,7 +40,7 @@ def made(root, processes=2):
     several = {"accelerator": "cpu", "devices": processes, "strategy": "ddp" if processes > 1 else "auto"}
     data = Digits(epoch_steps=10, eval_batch_size=100, batch_size=8, validation=0)  # which would align batch norm
     return Learner(
-        strategy=STRATEGY, module=Classifier(backbone=Normed), data=data, query_size=10, budget=40,
+        strategy=STRATEGY, module=Classifier(backbone=Normed, posterior=MCDropout(8)), data=data, query_size=10, budget=40,
         trainer={"max_steps": 30, **several}, root=root, name="run",
     )  # fmt: skip
 
@@ -54,8 +55,9 @@ def record(root, rank):
         choice = choose(strategy, view, query_size, generator)
         if isinstance(strategy, Prefilter) and len(view.pool) > 100:
             pool = view.pool
-            signals = {name: pool[name] for name in ("probs", "embedding")}
-            chosen.append({"positions": pool.positions, "rows": choice.rows, "coins": state, **signals, **weights})
+            signals = {name: pool[name] for name in ("probs", "embedding", "mc_probs")}
+            seen = {"cycle": torch.tensor(len(chosen)), "positions": pool.positions, "rows": choice.rows, "coins": state}
+            chosen.append({**seen, **signals, **weights})
         torch.save({"passes": passes, "chosen": chosen}, root / f"rank{rank}.pt")
         return choice
 

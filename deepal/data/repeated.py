@@ -18,13 +18,13 @@ class Repeated(ActiveDataModule):
     Pixels are normalised by the mean and deviation of the images before noise is added.
 
     Args:
-        of: the data set; its images are in memory.
+        base: the data set; its images are in memory.
         times: how often each image is there.
         noise: standard deviation of what is added to each pixel of each copy.
         sources: a part of the images, drawn once and for all, that is repeated. None: all.
     """
 
-    of: ActiveDataModule
+    base: ActiveDataModule
     times: int = 3
     noise: float = 0.1
     sources: int | None = None
@@ -36,15 +36,17 @@ class Repeated(ActiveDataModule):
 
     @property
     def title(self) -> str:
-        return f"Repeated{self.of.title}"
+        return f"Repeated{self.base.title}"
 
     def load(self) -> ImageSet:
         """Raises ValueError for images that are not in memory, and for more sources than there are."""
-        loaded = self.of.load()
+        loaded = self.base.load()
         train, test = _in_memory(loaded.train), _in_memory(loaded.test)
         size = len(train) if self.sources is None else self.sources
         if not 0 < size <= len(train):
-            raise ValueError(f"data.sources={size} must be from 1 to {len(train)}, the training images of {self.of.title}.")
+            raise ValueError(
+                f"data.sources={size} must be from 1 to {len(train)}, the training images of {self.base.title}."
+            )
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(train), generator=generator)[:size] if size < len(train) else torch.arange(size)
         task = measured_task(train, range(len(train)), loaded.classes)
@@ -60,5 +62,5 @@ class Repeated(ActiveDataModule):
 
 def _in_memory(images: Images) -> TensorImages:
     if not isinstance(images, TensorImages):
-        raise ValueError("data.of has to be a data set whose images are in memory, to be repeated with noise.")
+        raise ValueError("data.base has to be a data set whose images are in memory, to be repeated with noise.")
     return images

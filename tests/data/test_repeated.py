@@ -5,11 +5,11 @@ from deepal.data import Digits, ImageFolder, Repeated
 
 
 def test_copies_lie_an_images_count_apart_and_differ_by_noise():
-    source, made = Digits().load(), Repeated(of=Digits(), times=3, noise=0.1).load()
+    source, made = Digits().load(), Repeated(base=Digits(), times=3, noise=0.1).load()
     assert len(made.train) == 3600
     first, second, third = made.train.data.chunk(3)
     assert torch.equal(made.train.classes, source.train.classes.repeat(3))
-    plain = Repeated(of=Digits(), times=1, noise=0).load()
+    plain = Repeated(base=Digits(), times=1, noise=0).load()
     assert plain.train.data.mean().abs() < 1e-4
     assert plain.train.data.std() == pytest.approx(1, abs=1e-3)
     for copy in (first, second, third):
@@ -18,17 +18,17 @@ def test_copies_lie_an_images_count_apart_and_differ_by_noise():
         assert away.mean().abs() < 1e-3
     assert not torch.equal(first, second)
     assert torch.equal(made.test.data, plain.test.data)
-    assert torch.equal(Repeated(of=Digits()).load().train.data, made.train.data)  # the same every time
+    assert torch.equal(Repeated(base=Digits()).load().train.data, made.train.data)  # the same every time
 
 
 def test_a_part_of_the_sources_and_what_cannot_be():
-    made = Repeated(of=Digits(), times=2, sources=100).load()
+    made = Repeated(base=Digits(), times=2, sources=100).load()
     assert len(made.train) == 200
-    assert Repeated(of=Digits()).title == "RepeatedDigits"
+    assert Repeated(base=Digits()).title == "RepeatedDigits"
     with pytest.raises(ValueError, match=r"data.sources=5000 must be from 1 to 1200"):
-        Repeated(of=Digits(), sources=5000).load()
+        Repeated(base=Digits(), sources=5000).load()
     with pytest.raises(ValueError, match=r"data.times=0"):
-        Repeated(of=Digits(), times=0)
+        Repeated(base=Digits(), times=0)
 
 
 def test_images_in_files_are_refused(tmp_path):
@@ -37,4 +37,4 @@ def test_images_in_files_are_refused(tmp_path):
     images, labels = own.scans(6)
     own.png_folder(tmp_path, images, labels)
     with pytest.raises(ValueError, match="in memory"):
-        Repeated(of=ImageFolder(root=str(tmp_path))).load()
+        Repeated(base=ImageFolder(root=str(tmp_path))).load()

@@ -1,4 +1,5 @@
 import io
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -9,8 +10,10 @@ from rich.console import Console
 
 from deepal import contact_sheet
 from deepal.ledger import Result
-from deepal.report import Curve, Display, QueryPictures, TensorBoard, WeightsAndBiases
-from deepal.strategies import Margin
+from deepal.modules import Classifier
+from deepal.probes import MCDropout
+from deepal.report import Curve, Display, QueryPictures, TensorBoard, UncertaintyMap, WeightsAndBiases
+from deepal.strategies import BALD, BatchBALD, Margin
 from tests.runs import digits
 
 RESULTS = [
@@ -86,6 +89,22 @@ def test_queries_are_drawn_with_what_was_predicted_and_answered(tmp_path):
     picture = np.asarray(Image.open(folder / "queries" / "000.png").convert("RGB")).reshape(-1, 3)
     wrong = sum(predicted != label for _, predicted, label in query)
     assert ((picture == contact_sheet.ALARM).all(1).any()) == bool(wrong)
+
+
+def test_what_a_posterior_is_unsure_of_is_drawn_with_what_was_asked(tmp_path):
+    shown([UncertaintyMap()], tmp_path, strategy=BALD(), module=lambda: Classifier(posterior=MCDropout(5)))
+    (folder,) = tmp_path.iterdir()
+    assert [file.name for file in (folder / "uncertainty").iterdir()] == ["000.png"]
+    picture = np.asarray(Image.open(folder / "uncertainty" / "000.png").convert("RGB")).reshape(-1, 3)
+    assert (picture == (213, 94, 0)).all(1).sum() > 50  # the asked ones stand out
+
+
+def test_what_a_strategy_notes_is_shown(tmp_path):
+    said = io.StringIO()
+    strategy = BatchBALD(num_samples=100)
+    shown([Display(Console(file=said, width=200))], tmp_path, strategy=strategy,
+          module=lambda: Classifier(posterior=MCDropout(5)))  # fmt: skip
+    assert re.search(r"cycle   0  the query: information [\d.]+, certified yes, evaluated \d+", said.getvalue())
 
 
 def test_a_sheet_has_a_page_a_hundred(tmp_path):
