@@ -142,6 +142,7 @@ def _apply(product: Product, values: Tensor, inputs: Tensor, outputs: Tensor) ->
 def _product(product: Product, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if isinstance(product, nn.Linear):
         return functional.linear(values, weight, bias)
+    weight = weight.contiguous(memory_format=torch.channels_last)  # pooling what comes out is ten times faster so
     return functional.conv2d(values, weight, bias, product.stride, product.padding, product.dilation)
 
 
