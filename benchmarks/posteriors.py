@@ -4,7 +4,8 @@
     python benchmarks/posteriors.py --root DATA      # DATA holds MNIST in torchvision's layout
 
 Each side of a pair does its work in a process of its own, one thread, and says its CPU-seconds (user and system) and the
-most memory that it held beyond what it held before; the sides alternate, and medians are printed. Ratios are theirs over ours.
+most memory that it held beyond what it held before; the sides alternate, and medians are printed. Ratios are theirs over
+ours.
 """
 
 import argparse
