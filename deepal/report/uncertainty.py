@@ -52,7 +52,10 @@ def draw(uncertainty: Uncertainty, chosen: Sequence[int], title: str, path: Path
     axes.annotate(
         f"asked ({int(asked.sum())})", (0.02, 0.94), xycoords="axes fraction", color=COLORS[1], fontsize=10,
     )  # fmt: skip
-    axes.annotate(f"read ({len(entropy):,})", (0.02, 0.87), xycoords="axes fraction", color=GRAY, fontsize=10)
+    axes.annotate(f"read ({len(entropy):,})", (0.02, 0.88), xycoords="axes fraction", color=GRAY, fontsize=10)
+    axes.annotate("dotted: all of it is the model's", (0.02, 0.82), xycoords="axes fraction", color=GRAY, fontsize=8)
+    axes.set_xlim(0, most)
+    axes.set_ylim(0, max(float(epistemic.max(initial=0.0)), 1e-3) * 1.3)
     axes.set_xlabel("predictive entropy [nats]: all that is uncertain", color=GRAY)
     axes.set_ylabel("mutual information [nats]: of the model", color=GRAY)
     axes.set_title(title, loc="left", fontsize=11)
