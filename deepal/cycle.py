@@ -160,13 +160,20 @@ class Cycle:
                 raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
             chosen = view.pool.take(choice.rows)
             predicted = self._predicted(chosen, module if is_fitted else None)
-            uncertain = self._uncertain(chosen, scan, module if is_fitted else None)
+            parts = scan.parts(chosen.positions) if is_fitted else None
         meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
         meter.seconds["select"] -= scan.seconds
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
         if scan.uncertainty and self.books:
             self.watchers.tell("uncertain", turn.cycle, scan.uncertainty, chosen.positions)
-        return Query(tuple(chosen.positions.tolist()), None, scores, predicted, *uncertain, notes=choice.notes)
+        return Query(
+            tuple(chosen.positions.tolist()),
+            scores=scores,
+            predicted=predicted,
+            aleatoric=tuple(parts.aleatoric.tolist()) if parts else None,
+            epistemic=tuple(parts.epistemic.tolist()) if parts else None,
+            notes=choice.notes,
+        )
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
@@ -176,18 +183,6 @@ class Cycle:
         groups = {name: self.data.groups(positions) for name, positions in (("pool", index), ("labeled", labeled))}
         of_pool, of_labeled = ({} if each is None else {"group": each} for each in groups.values())
         return View(Signals(index, scan, of_pool), Signals(labeled, scan, known | of_labeled))
-
-    def _uncertain(
-        self, chosen: Signals, scan: Scan, module: LightningModule | None
-    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Aleatoric and epistemic uncertainty of what was chosen, where the module has a posterior."""
-        if module is None or not scan.says("mc_probs"):
-            return None, None
-        if scan.uncertainty is None or not torch.isin(chosen.positions, scan.uncertainty.positions).all():
-            chosen.map(lambda signals: signals["mc_probs"].flatten(1)[:, 0], ("mc_probs",))  # the scan sees it pass
-        assert scan.uncertainty
-        aleatoric, epistemic = scan.uncertainty.of(chosen.positions)
-        return tuple(aleatoric.tolist()), tuple(epistemic.tolist())
 
     def _predicted(self, chosen: Signals, module: LightningModule | None) -> tuple[str | None, ...] | None:
         """What the model takes the chosen images for, where it can say. It has read each of them then, so that nobody is

@@ -70,6 +70,7 @@ class Scan:
     passes: int = field(default=0, init=False)
     uncertainty: "Uncertainty | None" = field(default=None, init=False)
     """Of the images of the largest pass that has read `mc_probs`."""
+    _latest: "Uncertainty | None" = field(default=None, init=False)
 
     def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Signals of `positions` (n,), a row each, in that order: {name: (n, ...)}.
@@ -103,7 +104,17 @@ class Scan:
         self.ranks.add_up(scores)
         return scores
 
-    def says(self, name: str) -> bool:
+    def parts(self, positions: Tensor) -> "Uncertainty | None":
+        """Both parts of the uncertainty of these images, from a pass that has read them, or another one; None where nobody
+        says `mc_probs`."""
+        if not self._says("mc_probs"):
+            return None
+        if self.uncertainty is None or not torch.isin(positions, self.uncertainty.positions).all():
+            self.map(positions, ("mc_probs",), lambda said: torch.zeros(len(said["mc_probs"])))
+            return self._latest
+        return self.uncertainty.of(positions)
+
+    def _says(self, name: str) -> bool:
         """Whether the module, or a probe, says this signal."""
         return any(probe.says == name for probe in self._probes()) or callable(getattr(voice_of(self.module), name, None))
 
@@ -133,8 +144,10 @@ class Scan:
                 done += len(rows)
                 self.advance(min(done * self.ranks.processes, len(positions)))
         self.ranks.add_up(parts)
-        if parts.shape[1] >= (len(self.uncertainty.positions) if self.uncertainty else 1):
-            self.uncertainty = Uncertainty(positions, *parts)
+        if "mc_probs" in names:
+            self._latest = Uncertainty(positions, *parts)
+            if self.uncertainty is None or len(positions) >= len(self.uncertainty.positions):
+                self.uncertainty = self._latest
         self.passes += 1
         self.seconds += time.perf_counter() - started
         if unreadable := self.ranks.together(unreadable):
@@ -206,11 +219,11 @@ class Uncertainty:
     aleatoric: Tensor
     epistemic: Tensor
 
-    def of(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Both parts of these images, which are some of those."""
+    def of(self, positions: Tensor) -> "Uncertainty":
+        """That of these images, which are some of those."""
         ordered, rows = self.positions.sort()
         rows = rows[torch.searchsorted(ordered, positions)]
-        return self.aleatoric[rows], self.epistemic[rows]
+        return Uncertainty(positions, self.aleatoric[rows], self.epistemic[rows])
 
 
 def _parts(mc_probs: Tensor) -> Tensor:

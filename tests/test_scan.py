@@ -177,8 +177,14 @@ def test_a_second_scan_reads_the_same_draws_and_both_parts_of_uncertainty_by_the
     again = read.read(positions[[3, 1]], ("mc_probs",))["mc_probs"]
     assert torch.allclose(again, draws[[3, 1]], atol=1e-6)
     assert read.uncertainty is parts  # of the larger pass
-    aleatoric, epistemic = parts.of(positions[[3, 1]])
-    assert torch.equal(torch.stack([aleatoric, epistemic]), torch.stack([parts.aleatoric, parts.epistemic])[:, [3, 1]])
+    some = read.parts(positions[[3, 1]])
+    assert torch.equal(some.aleatoric, parts.aleatoric[[3, 1]])
+    assert torch.equal(some.epistemic, parts.epistemic[[3, 1]])
+    assert read.passes == 2  # which was known
+    others = read.parts(torch.tensor([8, 3]))  # one of which was not
+    assert others.positions.tolist() == [8, 3]
+    assert torch.allclose(others.epistemic[1], parts.epistemic[3], atol=1e-6)
+    assert scan(classifier(data, MLP), data).parts(positions) is None
     scores = read.map(positions, ("mc_probs",), lambda signals: uncertainty.mutual_information(signals["mc_probs"]))
     assert torch.allclose(scores, parts.epistemic)
     other = of_draws(data)

@@ -245,6 +245,9 @@ class SharedBackbone(Ensemble):
         self.shared = shared
         self.register_buffer("steps", torch.tensor(0))
 
+    def on_fit_start(self) -> None:
+        self.steps.zero_()  # of a fit before, whose weights are gone on from
+
     def on_train_start(self) -> None:
         self._shared_steps = math.ceil(self.shared * _length(self))
 
@@ -300,6 +303,10 @@ class Snapshot(Voting):
         super().configure_network(task)
         self.network = self._draw(task)
         self.snapshots = Side([deepcopy(self.network) for _ in range(self.cycles)]).requires_grad_(False)
+
+    def on_fit_start(self) -> None:
+        self.steps.zero_()  # of a fit before, whose weights are gone on from
+        self.kept.zero_()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.of.optimizer([each for each in self.network.parameters() if each.requires_grad])

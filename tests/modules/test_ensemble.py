@@ -12,7 +12,7 @@ from deepal import load_model
 from deepal.data.loading import Shuffled
 from deepal.functional import gradients, uncertainty
 from deepal.modules import Classifier, Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
-from deepal.modules.ensemble import Side, Stack
+from deepal.modules.ensemble import Side, Stack, Voting
 from deepal.nn import MLP, GalCNN, ResNet18
 from deepal.probes import MCDropout
 from deepal.strategies import BADGE, BALD, CoreSet, Margin, VariationRatio
@@ -213,6 +213,38 @@ def test_members_that_share_the_beginning_are_one_network_until_they_part(tmp_pa
     assert apart[30] == 0  # half of 60 steps: from here on they go on from the same place
     assert apart[0] > 0
     assert 0 < apart[31] < apart[59]
+
+
+@pytest.mark.parametrize("make", [MODULES["snapshot"], MODULES["shared backbone"]], ids=["snapshot", "shared backbone"])
+def test_a_warm_start_begins_its_phases_anew(tmp_path, make):
+    made = {"strategy": VariationRatio(), "module": make, "warm_start": True, "budget": 40, "trainer": {"max_steps": 20}}
+    run = digits(tmp_path, **made)
+    run.run()
+    model = load_model_of(run, make())
+    assert int(model.steps) == 20
+    if hasattr(model, "snapshots"):
+        assert torch.equal(model.snapshots[-1].head.weight, model.network.head.weight)
+
+
+@pytest.mark.parametrize("make", [MODULES["snapshot"], MODULES["shared backbone"]], ids=["snapshot", "shared backbone"])
+def test_a_fit_that_is_killed_goes_on_in_its_phase(tmp_path, make, monkeypatch):
+    made = {"strategy": BALD(), "module": make, "budget": 30}
+    whole, killed = digits(tmp_path / "whole", **made), digits(tmp_path / "killed", **made)
+    whole.run()
+    step, count = Voting.training_step, 0
+
+    def deadly(self, batch, batch_idx):
+        nonlocal count
+        count += 1
+        if count == 47:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Voting, "training_step", deadly)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    killed.run()
+    assert Outcome.of(killed) == Outcome.of(whole)
 
 
 @pytest.mark.parametrize("strategy", [Margin(), CoreSet(), BADGE()], ids=repr)
