@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.ledger import INITIAL, Query, Result
+from deepal.ledger import Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.run import Run
@@ -23,6 +23,7 @@ from deepal.watching import Watchers
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FEW = 50
+_WRONG = "labels/wrong"  # which is no test's
 
 
 class Settings(Protocol):
@@ -175,14 +176,14 @@ class Books:
             return None
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
-        tests = not query_size or self._passes_a_mark(pool)
+        tests = not query_size or self._passes_a_mark(pool, cycle)
         return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown)
 
-    def _passes_a_mark(self, pool: Pool) -> bool:
-        """Whether the labels of the last query have passed a multiple of `test_every`, or are the first."""
-        every, last = self.settings.test_every, max(pool.cycles, default=INITIAL)
-        before = sum(cycle < last for cycle in pool.cycles)
-        return every is None or not before or len(pool.labeled) // every > before // every
+    def _passes_a_mark(self, pool: Pool, cycle: int) -> bool:
+        """Whether there are labels beyond another multiple of `test_every` since the last test, or was none yet."""
+        every = self.settings.test_every
+        tested = [each.labels for each in self.ledger.results() if each.cycle < cycle and set(each.metrics) - {_WRONG}]
+        return every is None or not tested or len(pool.labeled) // every > tested[-1] // every
 
     def write(self, turn: Turn, query: Query, result: Result) -> None:
         """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""

@@ -616,6 +616,21 @@ def test_models_are_tested_where_labels_pass_a_mark_and_trained_where_somebody_r
         assert load_model(some.folder).task.classes
 
 
+def test_marks_are_passed_by_labels_whatever_cycle_asked_for_them(tmp_path):
+    """A query that nobody answers passes no mark, and passes none again."""
+
+    class Silent(DatasetOracle):
+        def answer(self, questions, data, folder, seed):
+            answers = super().answer(questions, data, folder, seed)
+            cycle = {each.position: each.cycle for each in questions}
+            return [Answer(each.position, None, "abstained") if cycle[each.position] == 2 else each for each in answers]
+
+    run = digits(tmp_path, strategy=Margin(), oracle=Silent(), budget=60, trainer={"max_steps": 5}, test_every=20)
+    results = run.run()
+    assert [each.labels for each in results] == [20, 30, 40, 40, 50, 60]
+    assert ["test/accuracy" in each.metrics for each in results] == [True, False, True, False, False, True]
+
+
 def test_a_run_tests_its_first_and_its_last_model_whatever_the_marks(tmp_path):
     results = digits(tmp_path, strategy=Random(), budget=50, trainer={"max_steps": 5}, test_every=1000).run()
     assert ["test/accuracy" in each.metrics for each in results] == [True, False, False, True]

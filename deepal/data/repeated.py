@@ -33,6 +33,9 @@ class Repeated(ActiveDataModule):
         super().__post_init__()
         if self.times < 1 or self.noise < 0:
             raise ValueError(f"data.times={self.times} must be at least 1, and data.noise={self.noise} not be negative.")
+        for name in ("pool_size", "imbalance", "augmentation"):
+            if getattr(self.base, name):
+                raise ValueError(f"data.base.{name} would be without effect; give data.{name}.")
 
     @property
     def title(self) -> str:

@@ -64,8 +64,12 @@ def batch_bald(
             f"{num_samples}."
         )
     draws = mc_probs.float()
-    outcomes, certain = _Outcomes(draws, num_samples), uncertainty.expected_entropy(draws)
-    bounds = uncertainty.mutual_information(draws).double()
+    outcomes = _Outcomes(draws, num_samples)
+    certain, bounds = (
+        torch.cat([score(some) for some in draws.split(_BLOCK)])
+        for score in (uncertainty.expected_entropy, uncertainty.mutual_information)
+    )
+    bounds = bounds.double()
     chosen, gains, evaluated = [], [], 0
     for turn in range(min(query_size, len(draws))):
         if turn:
@@ -86,7 +90,7 @@ def _bring_up_to_date(bounds: Tensor, draws: Tensor, certain: Tensor, outcomes: 
     order = bounds.sort(descending=True, stable=True)
     block, done, best = max(1, _COLUMNS // draws.shape[2]), 0, -torch.inf
     for rows, stale in zip(order.indices.split(block), order.values.split(block), strict=True):
-        if stale[0] == -torch.inf or stale[0] * (1 + slack) + _ROUNDING < best:
+        if stale[0] == -torch.inf or (slack < torch.inf and stale[0] * (1 + slack) + _ROUNDING < best):
             break
         rows = rows[stale > -torch.inf]
         bounds[rows] = outcomes.entropy_with(draws[rows]) - certain[rows].double()
@@ -117,6 +121,8 @@ class _Outcomes:
             joint = self.weight.view(-1, 1, 1) * joint / self.likelihood.sum(1).view(-1, 1, 1)
             self.likelihood = joint.flatten(0, 1)
             self.weight = self.likelihood.sum(1)
+            possible = self.weight > 0
+            self.likelihood, self.weight = self.likelihood[possible], self.weight[possible]
         else:
             if not self.sampled:
                 self._begin_sampling(generator)
@@ -170,17 +176,24 @@ def epig(pool: Tensor, target: Tensor) -> Tensor:
     tensor([0.6931])
     """
     pool, target = pool.float(), target.float()
+    scores = pool.new_zeros(len(pool))
+    classes = pool.shape[2]
+    others = max(1, _ELEMENTS // (classes * classes))  # targets, and then samples, at a time
+    for targets in target.split(others):
+        size = max(1, _ELEMENTS // (classes * classes * len(targets)))
+        parts = [_information_between(some, targets) for some in pool.split(size)]
+        scores += torch.cat(parts) if parts else scores
+    return scores / len(target)
+
+
+def _information_between(pool: Tensor, target: Tensor) -> Tensor:
+    """I[y; y*] summed over the targets, (n,)."""
     means = pool.mean(1), target.mean(1)
-    centered = (target - means[1].unsqueeze(1)).transpose(0, 1).flatten(1)  # (K, T * C)
-    tiny = torch.finfo().tiny
-    parts = []
-    for some, mean in zip((pool - means[0].unsqueeze(1)).split(_BLOCK), means[0].split(_BLOCK), strict=True):
-        covariance = some.transpose(1, 2) @ centered / pool.shape[1]  # (n, C, T * C)
-        product = mean.unsqueeze(2) * means[1].flatten()
-        away = (covariance / product.clamp_min(tiny)).clamp_min(-1)
-        terms = torch.special.xlog1py(1 + away, away).sub_(away).mul_(product).clamp_min_(0)
-        parts.append(terms.sum((1, 2)) / len(target))
-    return torch.cat(parts) if parts else pool.new_zeros(0)
+    away = (target - means[1].unsqueeze(1)).transpose(0, 1).flatten(1)  # (K, T * C)
+    away = (pool - means[0].unsqueeze(1)).transpose(1, 2) @ away / pool.shape[1]  # the covariance, (n, C, T * C)
+    product = means[0].unsqueeze(2) * means[1].flatten()
+    away = (away / product.clamp_min(torch.finfo().tiny)).clamp_min(-1)
+    return torch.special.xlog1py(1 + away, away).sub_(away).mul_(product).clamp_min_(0).sum((1, 2))
 
 
-_BLOCK = 64  # samples at a time
+_BLOCK, _ELEMENTS = 256, 2**24  # samples, and numbers of a joint prediction, at a time

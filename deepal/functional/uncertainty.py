@@ -28,7 +28,7 @@ def entropy(probs: Tensor) -> Tensor:
     tensor([0.6931, 0.0000])
     """
     others = _without_the_largest(probs)
-    rest = others.sum(-1)
+    rest = others.sum(-1).clamp_max(1)  # which rows that were rounded to half precision may exceed
     return torch.special.entr(others).sum(-1) + torch.special.xlog1py(rest - 1, -rest)
 
 

@@ -63,6 +63,7 @@ class Classifier(Measured):
         if self.frozen:
             self.network.requires_grad_(False)
             self.network.head.requires_grad_(True)
+            self.network.eval()  # a Trainer leaves modes as it finds them
         self.learned = self.posterior.memory(self.network.head) if self.posterior else None
 
     # What it says of normalised images (B, channels, height, width)

@@ -6,8 +6,10 @@ strategies can be compared with one and the same predictor, and what asking gain
 
 import math
 from abc import abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,21 +132,20 @@ class Stack(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """(M, B, C) of images (M, B, ...), each network's own."""
+        self._shape[0].train(self.training)
         return torch.vmap(self._logits, randomness="different")(self._named(), images)
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, M, C) and embeddings side by side (B, D), of the same images for all."""
-        logits, embeddings = torch.vmap(self._both, in_dims=(0, None), out_dims=1)(self._named(), images)
+        self._shape[0].train(self.training)
+        read = torch.vmap(self._both, in_dims=(0, None), out_dims=1, randomness="different")
+        logits, embeddings = read(self._named(), images)
         return logits, embeddings.flatten(1)
 
     def hidden_weights(self) -> list[Tensor]:
         """Of linear layers but the last."""
         named = self._named()
         return [named[f"{name}.weight"] for name in self._shape[0].hidden()]
-
-    def train(self, mode: bool = True) -> "Stack":
-        self._shape[0].train(mode)
-        return super().train(mode)
 
     def _named(self) -> dict[str, Tensor]:
         return {name.replace("/", "."): weight for name, weight in self.weights.items()}
@@ -200,6 +201,13 @@ class Ensemble(Voting):
     def _networks(self, task: Task) -> list[Network]:
         return [self._draw(task) for _ in range(self.orders)]
 
+    def on_fit_start(self) -> None:
+        if self.trainer.gradient_clip_val and self.trainer.gradient_clip_algorithm != "value":
+            raise ValueError(
+                f"trainer.gradient_clip_val clips all gradients by one norm, and the members of {type(self).__name__} are "
+                f"to be independent; take trainer.gradient_clip_algorithm=value, or leave it out."
+            )
+
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of each member, (B, M, C), and their embeddings side by side, (B, D)."""
         return self.networks.read(images)
@@ -243,32 +251,24 @@ class SharedBackbone(Ensemble):
         if not 0 < shared < 1:
             raise ValueError(f"SharedBackbone(shared={shared}) must be above 0 and below 1: a part of the fit.")
         self.shared = shared
-        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("parted", torch.tensor(False))
 
     def on_fit_start(self) -> None:
-        self.steps.zero_()  # of a fit before, whose weights are gone on from
-
-    def on_train_start(self) -> None:
-        self._shared_steps = math.ceil(self.shared * _length(self))
+        super().on_fit_start()
+        refuse_monitors(self)
+        self.parted.fill_(False)  # of a fit before, whose weights are gone on from
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.steps == self._shared_steps:
+        steps = _length(self, least=2)
+        if not self.parted and self.trainer.global_step >= min(math.ceil(self.shared * steps), steps - 1):
             for network in self.networks[1:]:
                 network.load_state_dict(self.networks[0].state_dict())
-        loss = super().training_step(batch, batch_idx)
-        self.steps += 1
-        return loss
-
-    def on_train_end(self) -> None:
-        if self.steps <= self._shared_steps:
-            raise ValueError(
-                f"SharedBackbone(shared={self.shared}) was to part after {self._shared_steps} steps, and the fit ended "
-                f"after {int(self.steps)}; leave out what stops early, or share less."
-            )
+            self.parted.fill_(True)
+        return super().training_step(batch, batch_idx)
 
     def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
         """The loss of the first network on its part of the batch alone, and later that of all on theirs."""
-        if self.steps >= self._shared_steps:
+        if self.parted:
             return super().loss(batch, images)
         images_, targets = (batch[name][: len(batch[name]) // self.members] for name in ("input", "target"))
         logits = self.networks[0](images_)
@@ -277,8 +277,7 @@ class SharedBackbone(Ensemble):
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As of every ensemble, which has one member as long as all is shared."""
-        is_shared = self.steps <= getattr(self, "_shared_steps", -1)
-        return (self.networks[:1] if is_shared else self.networks).read(images)
+        return (self.networks if self.parted else self.networks[:1]).read(images)
 
 
 class Snapshot(Voting):
@@ -295,7 +294,6 @@ class Snapshot(Voting):
         if self.of.scheduler is not None:
             raise ValueError("Snapshot has a schedule of its own; leave the scheduler out of its classifier.")
         self.cycles = cycles
-        self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("kept", torch.tensor(0))
 
     def configure_network(self, task: Task) -> None:
@@ -305,29 +303,26 @@ class Snapshot(Voting):
         self.snapshots = Side([deepcopy(self.network) for _ in range(self.cycles)]).requires_grad_(False)
 
     def on_fit_start(self) -> None:
-        self.steps.zero_()  # of a fit before, whose weights are gone on from
-        self.kept.zero_()
+        refuse_monitors(self)
+        self.kept.zero_()  # of a fit before, whose weights are gone on from
 
     def configure_optimizers(self) -> Any:
         optimizer = self.of.optimizer([each for each in self.network.parameters() if each.requires_grad])
-        length = math.ceil(_length(self) / self.cycles)
-        schedule = LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * (step % length) / length)) / 2)
+        schedule = LambdaLR(optimizer, partial(_cyclic, self._restarts()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.steps and self.steps % math.ceil(_length(self) / self.cycles) == 0:
+        if self.trainer.global_step >= self._restarts()[int(self.kept) + 1]:
             self._keep()
-        loss = super().training_step(batch, batch_idx)
-        self.steps += 1
-        return loss
+        return super().training_step(batch, batch_idx)
 
     def on_train_end(self) -> None:
         self._keep()
-        if self.kept < self.cycles:
-            raise ValueError(
-                f"Snapshot(cycles={self.cycles}) has kept {int(self.kept)} networks when the fit ended: it was shorter "
-                f"than its schedule; train for more steps than cycles, and leave out what stops early."
-            )
+
+    def _restarts(self) -> list[int]:
+        """The steps at which the learning rate starts anew, and the end."""
+        steps = _length(self, least=self.cycles)
+        return [round(number * steps / self.cycles) for number in range(self.cycles + 1)]
 
     def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
         """Of the network that is trained."""
@@ -343,9 +338,8 @@ class Snapshot(Voting):
         return Side(members).read(images)
 
     def _keep(self) -> None:
-        if self.kept < self.cycles:
-            self.snapshots[int(self.kept)].load_state_dict(self.network.state_dict())
-            self.kept += 1
+        self.snapshots[int(self.kept)].load_state_dict(self.network.state_dict())
+        self.kept += 1
 
 
 class SplitHead(Voting):
@@ -387,10 +381,29 @@ class SplitHead(Voting):
         return torch.stack([head(embedding) for head in self.last], 1), embedding
 
 
-def _length(module: Voting) -> int:
-    """Training steps of the fit; 1 where there is none. Raises ValueError where a fit has no end."""
+def _cyclic(restarts: Sequence[int], step: int) -> float:
+    """A cosine from 1 to nearly 0 between one restart and the next."""
+    cycle = min(bisect_right(restarts, step), len(restarts) - 1) - 1
+    begin, end = restarts[cycle], restarts[cycle + 1]
+    return (1 + math.cos(math.pi * min((step - begin) / (end - begin), 1))) / 2
+
+
+def refuse_monitors(module: Voting) -> None:
+    """Raises ValueError for callbacks that end a fit early, or put back the weights of an epoch before."""
+    for callback in module.trainer.callbacks:
+        if getattr(callback, "monitor", None):
+            raise ValueError(
+                f"{type(module).__name__} divides a fit into parts, of which {type(callback).__name__} would cut some off "
+                f"or put them back; leave it out."
+            )
+
+
+def _length(module: Voting, least: int) -> int:
+    """Optimizer steps of the fit; `least` where there is none. Raises ValueError where it has no end, or is shorter."""
     trainer = module._trainer
-    steps = 1 if trainer is None else trainer.estimated_stepping_batches
+    steps = least if trainer is None else trainer.estimated_stepping_batches
+    if steps < least:
+        raise ValueError(f"{type(module).__name__} needs a fit of {least} steps at least, and this has {steps}.")
     if not math.isfinite(steps):
         raise ValueError(
             f"{type(module).__name__} divides a fit into parts; give it trainer.max_epochs or trainer.max_steps."

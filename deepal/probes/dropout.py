@@ -47,9 +47,7 @@ class MCDropout(Posterior):
         masks = Masks(noise.seed_of(generator), self.draws)
         is_ours = isinstance(getattr(module, "network", None), Network) and hasattr(module, "chain")
         chain = module.chain() if is_ours and self.consistent else None
-        if chain and (thinned := Thinned.of(chain, masks.of)):
-            return lambda images: torch.softmax(thinned(images, self.draws).float(), -1)
-        return _Passes(module, masks, self.consistent)
+        return _Draws(module, masks, self.consistent, Thinned.of(chain, masks.of) if chain else None)
 
 
 class Masks:
@@ -103,13 +101,14 @@ class _Dropping(TorchFunctionMode):
 
     Args:
         masks: of all layers.
+        rows: B, where it is known.
         samples: (B,) their numbers, for masks of their own; None for masks that they share.
         only: a draw, to compute it alone. None: all of them, in K * B rows from the first call on, draw after draw.
     """
 
-    def __init__(self, masks: Masks, samples: Tensor | None, only: int | None = None) -> None:
+    def __init__(self, masks: Masks, rows: int | None, samples: Tensor | None, only: int | None = None) -> None:
         super().__init__()
-        self.masks, self.samples, self.only = masks, samples, only
+        self.masks, self.rows, self.samples, self.only = masks, rows, samples, only
         self.layers, self.drops = 0, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,6 +120,11 @@ class _Dropping(TorchFunctionMode):
         layer, self.layers = self.layers, self.layers + 1
         if p == 0:
             return input
+        if self.rows and input.shape[0] % self.rows:
+            raise NotByRowsError(
+                f"MCDropout gives all images the same masks, and a dropout layer here sees {self.rows} images as an array "
+                f"of shape {[*input.shape]}, whose first axis is not theirs; let images come first (batch_first=True)."
+            )
         units = torch.Size([*input.shape[1:2], *(1 for _ in input.shape[2:])]) if kind.by_channel else input.shape[1:]
         if self.samples is None:
             stays = self.masks.of(layer, p, units, input.device).unsqueeze(1)
@@ -141,47 +145,70 @@ def _drop(input: Tensor, stays: Tensor, p: float, alpha: bool) -> Tensor:
     return torch.where(stays, input, _SATURATED) * scale - scale * p * _SATURATED
 
 
-class _Passes:
-    """Reads the draws of any module by passes through it, as many rows together as fit.
+class NotByRowsError(ValueError):
+    """The images of a batch do not lie along the first axis."""
 
-    Args: module: says `probs`; masks: of all draws; consistent: whether samples share them.
+
+class _Draws:
+    """Reads the draws of a module: in the quickest of three ways that gives what one draw by itself gives, which is tried
+    on the first batch.
+
+    Args: module: says `probs`; masks: of all draws; consistent: whether samples share them; thinned: the network, where it
+        is a chain.
     """
 
-    def __init__(self, module: nn.Module, masks: Masks, consistent: bool) -> None:
-        self.module, self.masks, self.consistent = module, masks, consistent
-        self._together: bool | None = None  # not known before it was tried
+    def __init__(self, module: nn.Module, masks: Masks, consistent: bool, thinned: Thinned | None = None) -> None:
+        self.module, self.masks, self.consistent, self.thinned = module, masks, consistent, thinned
+        self._read: Callable[[Any], Tensor] | None = None  # not known before it was tried
 
     def __call__(self, images: Any) -> Tensor:
+        if not isinstance(images, Tensor) and not self.consistent:
+            raise ValueError(
+                "MCDropout(consistent=False) gives each image masks of its own, and this module reads batches that are no "
+                "tensor of images; take consistent=True."
+            )
+        if self._read is None:
+            if isinstance(images, Tensor) and len(images) < 2:
+                return self.one_by_one(images)  # of one image much is right that is wrong of two
+            self._read = self._quickest(images)
+        return self._read(images)
+
+    def _quickest(self, images: Any) -> Callable[[Any], Tensor]:
+        some = images[:8] if isinstance(images, Tensor) else images
+        last = self._pass(some, self.masks.draws - 1)
+        exact = last.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        for read in (self.thin, self.together) if self.thinned else (self.together,):
+            try:
+                found = read(some)
+            except NotByRowsError:
+                raise
+            except (RuntimeError, ValueError, IndexError):
+                continue
+            if found[:, -1].shape == last.shape and torch.allclose(found[:, -1], last, atol=1e-5 if exact else 1e-2):
+                return read
+        return self.one_by_one
+
+    def thin(self, images: Tensor) -> Tensor:
+        """Each draw by a smaller network."""
+        assert self.thinned
+        return torch.softmax(self.thinned(images, self.masks.draws).float(), -1)
+
+    def together(self, images: Any) -> Tensor:
+        """All draws in K * B rows, as many images at a time as fit."""
         if not isinstance(images, Tensor):
-            if not self.consistent:
-                raise ValueError(
-                    "MCDropout(consistent=False) gives each image masks of its own, and this module reads batches that are "
-                    "no tensor of images; take consistent=True."
-                )
-            return self._draws(images)
-        return torch.cat([self._draws(some) for some in images.split(max(1, _ROWS // self.masks.draws))])
+            return self._apart(self._pass(images))
+        return torch.cat([self._apart(self._pass(some)) for some in images.split(max(1, _ROWS // self.masks.draws))])
 
-    def _draws(self, images: Any) -> Tensor:
-        samples = None if self.consistent else _numbers(images)
-        if self._together is None:
-            self._together = self._can_be_together(images, samples)
-        if self._together:
-            return self._pass(_Dropping(self.masks, samples), images).unflatten(0, (self.masks.draws, -1)).transpose(0, 1)
-        return torch.stack([self._pass(_Dropping(self.masks, samples, k), images) for k in range(self.masks.draws)], 1)
+    def one_by_one(self, images: Any) -> Tensor:
+        """A pass for each draw."""
+        return torch.stack([self._pass(images, draw) for draw in range(self.masks.draws)], 1)
 
-    def _can_be_together(self, images: Any, samples: Tensor | None) -> bool:
-        """Whether the network computes so many draws' rows as it computes those of one: tried, and compared."""
-        last = self.masks.draws - 1
-        alone = self._pass(_Dropping(self.masks, samples, last), images)
-        try:
-            together = self._pass(_Dropping(self.masks, samples), images)
-        except (RuntimeError, ValueError):
-            return False
-        return together.shape == (self.masks.draws * len(alone), *alone.shape[1:]) and torch.allclose(
-            together[-len(alone) :], alone, atol=1e-3 if together.dtype == torch.float32 else 1e-2
-        )
+    def _apart(self, probs: Tensor) -> Tensor:
+        return probs.unflatten(0, (self.masks.draws, -1)).transpose(0, 1)
 
-    def _pass(self, dropping: _Dropping, images: Any) -> Tensor:
+    def _pass(self, images: Any, only: int | None = None) -> Tensor:
+        rows = len(images) if isinstance(images, Tensor) else None
+        dropping = _Dropping(self.masks, rows, None if self.consistent else _numbers(images), only)
         with dropping, torch.compiler.set_stance("force_eager"):
             probs = self.module.probs(images)
         if not dropping.drops:

@@ -1,5 +1,6 @@
 """`Laplace`: around the last layer as it was trained, the posterior is nearly normal (MacKay, 1992)."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,8 @@ class Laplace(Posterior):
 
     Args:
         draws: K, how many.
-        prior_precision: of each weight. None: that under which the labels are most likely (MacKay, 1992).
+        prior_precision: of each weight. None: that under which the labels are most likely (MacKay, 1992), and no less than
+            that of a layer's initial weights: a network that knows its images by heart says that any weights will do.
         at_test: as for every posterior.
     """
 
@@ -93,17 +95,19 @@ class Curvature(nn.Module):
         a, features = torch.linalg.eigh(self.of_inputs)
         g, classes = torch.linalg.eigh(self.of_classes / self.images.clamp_min(1))
         curvature = g.clamp_min(0).unsqueeze(1) * a.clamp_min(0)
-        precision = curvature + (prior_precision or _evident(curvature, weights))
+        precision = curvature + (prior_precision or max(3 * weights.shape[1], _evident(curvature, weights)))
         return classes @ (toss / precision.sqrt()) @ features.T
 
 
-def _evident(curvature: Tensor, weights: Tensor) -> Tensor:
+def _evident(curvature: Tensor, weights: Tensor) -> float:
     """The precision of the prior under which what was seen is most likely: as many weights as are well determined, over
-    the sum of their squares, which is found by iteration. 1 where nothing was seen."""
-    precision, size = torch.ones((), dtype=torch.float64, device=curvature.device), weights.square().sum()
-    for _ in range(100):
-        precision = ((curvature / (curvature + precision)).sum() / size).clamp(1e-6, 1e6)
-    return precision if curvature.any() else torch.ones_like(precision)
+    the sum of their squares. The first falls with it, so it is found by halving."""
+    low, high, size = -20.0, 20.0, weights.square().sum()  # logarithms
+    for _ in range(60):
+        middle = (low + high) / 2
+        determined = (curvature / (curvature + math.exp(middle))).sum() / size
+        low, high = (middle, high) if determined > math.exp(middle) else (low, middle)
+    return math.exp(low)
 
 
 def _weights(head: nn.Linear) -> Tensor:

@@ -12,7 +12,7 @@ Stays = Callable[[int, float, torch.Size, torch.device], Tensor]
 
 Product = nn.Linear | nn.Conv2d
 Dropout = nn.Dropout | nn.Dropout2d
-_KEEPS_ZERO = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardtanh, nn.Identity)
+_KEEPS_ZERO = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Identity)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
@@ -179,11 +179,11 @@ def _flattened_before_dropped(layers: Sequence[nn.Module]) -> list[nn.Module]:
 
 
 def _is_known(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
+    if type(layer) is nn.Conv2d:
         return layer.groups == 1 and layer.padding_mode == "zeros"
-    if isinstance(layer, nn.Flatten):
+    if type(layer) is nn.Flatten:
         return (layer.start_dim, layer.end_dim) == (1, -1)
-    return isinstance(layer, (*_KEEPS_ZERO, *_POOLS, nn.Dropout, nn.Dropout2d, nn.Linear))
+    return type(layer) in (*_KEEPS_ZERO, *_POOLS, nn.Dropout, nn.Dropout2d, nn.Linear)
 
 
 def _drops(layer: nn.Module) -> bool:

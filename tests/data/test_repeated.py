@@ -27,6 +27,8 @@ def test_a_part_of_the_sources_and_what_cannot_be():
     assert Repeated(base=Digits()).title == "RepeatedDigits"
     with pytest.raises(ValueError, match=r"data.sources=5000 must be from 1 to 1200"):
         Repeated(base=Digits(), sources=5000).load()
+    with pytest.raises(ValueError, match=r"data.base.pool_size would be without effect; give data.pool_size"):
+        Repeated(base=Digits(pool_size=100))
     with pytest.raises(ValueError, match=r"data.times=0"):
         Repeated(base=Digits(), times=0)
 

@@ -169,3 +169,20 @@ def test_epig_equals_its_definition_and_says_no_more_than_bald(seed, members, cl
 def test_one_draw_says_nothing():
     assert not joint.epig(draws(0, members=1), draws(1, members=1)).any()
     assert joint.batch_bald(draws(0, members=1), 3, 100, coins()).information == pytest.approx(0, abs=1e-6)
+
+
+def test_classes_that_no_draw_thinks_possible_do_no_harm():
+    """An impossible outcome is none: one-hot votes, of which a class has none."""
+    votes = torch.eye(3)[torch.randint(2, (12, 6), generator=coins())]
+    batch = joint.batch_bald(votes, 5, 1000, coins())
+    assert batch.gains.isfinite().all()
+    assert batch.information == pytest.approx(information(votes, batch.rows.tolist()), abs=1e-5)
+    far = torch.softmax(torch.tensor([0.0, -1.0, -110.0]) * torch.rand(12, 6, 3, generator=coins()), -1)
+    assert len(joint.batch_bald(far, 6, 1000, coins()).rows.unique()) == 6
+
+
+def test_epig_in_pieces_is_epig(monkeypatch):
+    pool, target = draws(0, n=20), draws(1, n=9)
+    whole = joint.epig(pool, target)
+    monkeypatch.setattr(joint, "_ELEMENTS", 30)
+    assert torch.allclose(joint.epig(pool, target), whole, atol=1e-6)

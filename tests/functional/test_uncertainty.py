@@ -197,3 +197,9 @@ def test_half_precision_and_sites():
     for score in OF_DRAWS:
         assert torch.allclose(score(sites), score(p).unsqueeze(1).expand(-1, 2))
         assert torch.allclose(score(p.half()).double(), score(p.half().double()), atol=1e-3)
+
+
+def test_uniform_rows_in_half_precision_are_finite():
+    for classes in range(400, 1000, 7):
+        for kind in (torch.float16, torch.bfloat16):
+            assert uncertainty.entropy(torch.full((1, classes), 1 / classes, dtype=kind)).isfinite().all()

@@ -1,14 +1,17 @@
 """Ensembles: stacked or looped they train alike, and what they predict is the average of probabilities."""
 
-import math
+from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from deepal import load_model
+from deepal.callbacks import BestWeights, StopAtTrainingAccuracy
+from deepal.data import Digits
 from deepal.data.loading import Shuffled
 from deepal.functional import gradients, uncertainty
 from deepal.modules import Classifier, Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
@@ -131,6 +134,64 @@ def test_dropout_of_a_stack_tosses_coins_for_each_member_and_only_while_training
         assert torch.equal(module.probs(IMAGES), module.probs(IMAGES))
 
 
+def modes_of_dropout(seen, make):
+    class Recorded(type(make())):
+        def loss(self, batch, images):
+            network = self.networks._shape[0] if isinstance(self.networks, Stack) else self.networks[0]
+            seen.append([each.training for each in network.modules() if isinstance(each, nn.Dropout | nn.BatchNorm2d)])
+            return super().loss(batch, images)
+
+    return Recorded
+
+
+@pytest.mark.parametrize("backbone", [MLP, GalCNN], ids=["stack", "side by side"])
+def test_dropout_stays_on_in_a_fit_after_each_validation_and_a_killed_fit_goes_on(tmp_path, backbone, monkeypatch):
+    seen = []
+    recorded = modes_of_dropout(seen, lambda: Ensemble(Classifier(backbone), 2))
+    made = {"module": lambda: recorded(Classifier(backbone), 2), "budget": 20, "data": Digits(epoch_steps=4, validation=10)}
+    whole = digits(tmp_path / "whole", trainer={"max_steps": 16}, **made)
+    whole.run()
+    assert all(all(modes) for modes in seen)
+    step, count = Voting.training_step, 0
+
+    def deadly(self, batch, batch_idx):
+        nonlocal count
+        count += 1
+        if count == 10:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Voting, "training_step", deadly)
+    killed = digits(tmp_path / "killed", trainer={"max_steps": 16}, **made)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    killed.run()
+    assert Outcome.of(killed) == Outcome.of(whole)
+
+
+def test_frozen_batch_norm_stays_as_it_is_in_a_run(tmp_path):
+    from safetensors.torch import load_file
+
+    for make in (lambda: Classifier(ResNet18, frozen=True), lambda: Ensemble(Classifier(ResNet18, frozen=True), 2)):
+        run = digits(tmp_path, module=make, budget=20, data=Digits(epoch_steps=2, batch_size=4), trainer={"max_steps": 4})
+        run.run()
+        weights = load_file(run.folder / "model.safetensors")
+        assert all(not each.any() for name, each in weights.items() if name.endswith("running_mean"))
+
+
+def test_clipping_by_one_norm_is_refused(tmp_path):
+    run = digits(tmp_path, module=Ensemble(Classifier(plain), 2), trainer={"max_steps": 4, "gradient_clip_val": 0.1})
+    with pytest.raises(ValueError, match="gradient_clip_algorithm=value"):
+        run.run()
+
+
+def test_snapshots_count_steps_and_not_batches(tmp_path):
+    run = digits(tmp_path, module=MODULES["snapshot"], budget=20, trainer={"max_steps": 12, "accumulate_grad_batches": 2})
+    run.run()
+    model = load_model_of(run, MODULES["snapshot"]())
+    assert torch.equal(model.snapshots[-1].head.weight, model.network.head.weight)
+
+
 def test_each_member_has_an_order_of_its_own():
     batches = list(Shuffled(10, 4, seed=3, orders=2))
     assert [len(each) for each in batches] == [8, 8, 4]
@@ -151,7 +212,7 @@ def test_one_trunk_has_several_heads_whose_losses_are_averaged():
     assert module.embedding(IMAGES).shape == (7, 12)
 
 
-@pytest.mark.parametrize("steps_", [60, 100])
+@pytest.mark.parametrize("steps_", [60, 100, 9, 4])
 def test_snapshots_are_taken_where_the_learning_rate_has_fallen(tmp_path, steps_):
     rates, kept = [], []
 
@@ -166,13 +227,12 @@ def test_snapshots_are_taken_where_the_learning_rate_has_fallen(tmp_path, steps_
                  trainer={"max_steps": steps_})  # fmt: skip
     run.run()
     rates, kept = rates[:steps_], kept[:steps_]
-    length = math.ceil(steps_ / 4)
-    for start in range(0, steps_, length):
-        cycle = rates[start : start + length]
-        assert cycle[0] == pytest.approx(1e-3)
-        assert cycle == sorted(cycle, reverse=True)
-        assert kept[start] == start // length
-    assert min(rates) < 2e-5
+    starts = [round(number * steps_ / 4) for number in range(5)]
+    for number, (start, end) in enumerate(pairwise(starts)):
+        assert rates[start] == pytest.approx(1e-3)
+        assert rates[start:end] == sorted(rates[start:end], reverse=True)
+        assert set(kept[start:end]) == {number}
+    assert min(rates) < 2e-5 or steps_ < 60
 
 
 def test_snapshots_are_different_networks_and_a_fit_that_ends_early_is_refused(tmp_path):
@@ -181,13 +241,14 @@ def test_snapshots_are_different_networks_and_a_fit_that_ends_early_is_refused(t
     model = load_model_of(run, Snapshot(Classifier(plain), 4))
     assert model.mc_probs(torch.rand(5, 1, 8, 8)).std(1).max() > 1e-4
     assert torch.equal(model.snapshots[3].head.weight, model.network.head.weight)
-    from deepal.callbacks import StopAtTrainingAccuracy
-
-    early = {"max_steps": 60, "callbacks": [StopAtTrainingAccuracy(0.01)]}
-    with pytest.raises(ValueError, match="leave out what stops early"):
-        digits(tmp_path / "early", module=lambda: Snapshot(Classifier(plain), 4), trainer=early).run()
-    with pytest.raises(ValueError, match="to part after"):
-        digits(tmp_path / "early", module=lambda: SharedBackbone(Classifier(plain), 4), trainer=early).run()
+    for make in (MODULES["snapshot"], MODULES["shared backbone"]):
+        for callback in (StopAtTrainingAccuracy(0.5), BestWeights()):
+            early = digits(tmp_path / "early", module=make, trainer={"max_steps": 60, "callbacks": [callback]})
+            with pytest.raises(ValueError, match=f"divides a fit into parts, of which {type(callback).__name__}"):
+                early.run()
+    short = digits(tmp_path / "short", module=MODULES["snapshot"], trainer={"max_steps": 2})
+    with pytest.raises(ValueError, match="needs a fit of 3 steps at least, and this has 2"):
+        short.run()
 
 
 def load_model_of(run, module):
@@ -221,9 +282,12 @@ def test_a_warm_start_begins_its_phases_anew(tmp_path, make):
     run = digits(tmp_path, **made)
     run.run()
     model = load_model_of(run, make())
-    assert int(model.steps) == 20
     if hasattr(model, "snapshots"):
         assert torch.equal(model.snapshots[-1].head.weight, model.network.head.weight)
+        assert int(model.kept) == 3
+    else:
+        assert bool(model.parted)
+    assert len({tuple(result.metrics.items()) for result in run.run()}) == 3
 
 
 @pytest.mark.parametrize("make", [MODULES["snapshot"], MODULES["shared backbone"]], ids=["snapshot", "shared backbone"])

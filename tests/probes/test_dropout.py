@@ -13,7 +13,7 @@ from deepal.functional import uncertainty
 from deepal.modules import Adapter, Classifier
 from deepal.nn import MLP, BatchBALDCNN, GalCNN, Network, ResNet18
 from deepal.probes import MCDropout
-from deepal.probes.dropout import Masks, _Passes
+from deepal.probes.dropout import Masks, NotByRowsError, _Draws
 from deepal.probes.thinned import Thinned
 from deepal.strategies import BALD, BatchBALD, Random
 from deepal.task import Task
@@ -122,12 +122,11 @@ def test_all_ways_of_computing_draws_agree_with_multiplying_by_masks(backbone, r
     module, posterior = classifier(backbone), MCDropout(5)
     expected = by_hand(module, masks_of(posterior))
     assert torch.allclose(read(posterior, module), expected, atol=1e-5)
-    together = _Passes(module, masks_of(posterior), True)
+    draws = _Draws(module, masks_of(posterior), True)
     with torch.inference_mode():
-        assert torch.allclose(together(IMAGES), expected, atol=1e-5)
-        assert together._together
-        together._together = False
-        assert torch.allclose(together(IMAGES), expected, atol=1e-5)
+        assert torch.allclose(draws(IMAGES), expected, atol=1e-5)
+        assert draws._read == draws.together
+        assert torch.allclose(draws.one_by_one(IMAGES), expected, atol=1e-5)
     name = request.node.callspec.id
     assert (Thinned.of(module.chain(), masks_of(posterior).of) is not None) == (name in THINNED or name not in CHAINS)
     assert expected.isfinite().all()
@@ -207,9 +206,7 @@ class Functional(LightningModule):
 
 
 def by_batch_of_one_draw(module, posterior):
-    reader = _Passes(module, masks_of(posterior), True)
-    reader._together = False
-    return reader(IMAGES)
+    return _Draws(module, masks_of(posterior), True).one_by_one(IMAGES)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -359,3 +356,75 @@ def test_bald_runs_on_a_module_with_two_optimizers_and_many_labels_an_image(tmp_
             strategy=BatchBALD(), module=module, data=over(), initial=AtRandom(20), query_size=10, budget=40,
             probes=[MCDropout(8)], root=tmp_path / "other",
         ).run()  # fmt: skip
+
+
+class Odd(MLP):
+    """Says that it is a chain, and is more."""
+
+    def forward_features(self, images):
+        return 2 * super().forward_features(images)
+
+
+class Cosine(nn.Linear):
+    """A last layer of another kind."""
+
+    def forward(self, embedding):
+        return functional.linear(functional.normalize(embedding), functional.normalize(self.weight))
+
+
+def with_cosine(shape, classes):
+    made = MLP(shape, classes)
+    made.head = Cosine(128, classes)
+    return made
+
+
+ODD = {
+    "more than a chain": Odd,
+    "another last layer": with_cosine,
+    "dropout inside of a layer": lambda shape, classes: Layers(
+        [nn.Flatten(), nn.Sequential(nn.Linear(400, 9), nn.Dropout(0.5)), nn.Linear(9, 8), nn.Dropout(0.3)], 8, classes
+    ),
+    "few channels, of which some draw keeps none": lambda shape, classes: Layers(
+        [nn.Conv2d(1, 2, 3), nn.Dropout2d(0.8), nn.Conv2d(2, 2, 3), nn.Dropout2d(0.8), nn.Flatten()], 512, classes
+    ),
+}
+
+
+@pytest.mark.parametrize("backbone", ODD.values(), ids=ODD)
+def test_what_cannot_be_thinned_is_read_in_another_way(backbone):
+    module, posterior = classifier(backbone), MCDropout(12)
+    draws = posterior.start(module, coins())
+    with torch.inference_mode():
+        assert torch.allclose(draws(IMAGES), by_hand(module, masks_of(posterior)), atol=1e-5)
+        assert draws._read != draws.thin
+
+
+def test_one_image_first_decides_nothing():
+    torch.manual_seed(0)
+    draws = MCDropout(6).start(Functional(residual=True).eval(), coins())
+    with torch.inference_mode():
+        assert torch.allclose(torch.cat([draws(IMAGES[:1]), draws(IMAGES[1:])]), draws(IMAGES), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_tokens_share_their_images_masks_and_images_have_to_come_first(batch_first):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(20, 2, 16, dropout=0.5, batch_first=batch_first)
+
+        def probs(self, images):
+            tokens = images.squeeze(1) if batch_first else images.squeeze(1).transpose(0, 1)
+            return torch.softmax(self.layer(tokens).mean(1 if batch_first else 0), -1)
+
+    torch.manual_seed(0)
+    draws = MCDropout(6).start(Tokens().eval(), coins())
+    with torch.inference_mode():
+        if not batch_first:
+            with pytest.raises(NotByRowsError, match="let images come first"):
+                draws(IMAGES)
+            return
+        whole = draws(IMAGES)
+        assert torch.allclose(whole, torch.cat([draws(some) for some in IMAGES.split(4)]), atol=1e-5)
+        same = draws(IMAGES[:1].expand(3, -1, -1, -1))
+        assert torch.allclose(same, same[:1].expand(3, -1, -1), atol=1e-6)

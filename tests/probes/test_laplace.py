@@ -64,14 +64,17 @@ def test_the_prior_makes_what_was_seen_most_likely():
 
     grid = torch.logspace(-4, 4, 4001, dtype=torch.float64)
     best = grid[torch.stack([evidence(each) for each in grid]).argmax()]
-    assert float(_evident(curvature, weights)) == pytest.approx(float(best), rel=0.01)
+    assert _evident(curvature, weights) == pytest.approx(float(best), rel=0.01)
+    for scale in (1e-3, 1e-6):  # where little was seen, it is still the root
+        found = _evident(scale * curvature, weights)
+        assert found == pytest.approx(
+            float((scale * curvature / (scale * curvature + found)).sum() / weights.square().sum())
+        )
 
 
 def test_before_anything_was_seen_it_is_the_prior():
-    memory = Curvature(3, 2)
-    assert torch.allclose(
-        memory.spread(torch.ones(1, 2, 3).double(), torch.ones(2, 3), None).square().sum(), torch.tensor(6.0).double()
-    )
+    spread = Curvature(3, 2).spread(torch.ones(1, 2, 3).double(), torch.ones(2, 3), None)
+    assert spread.square().sum().item() == pytest.approx(6 / 9)  # each deviation that of a layer's initial weights
 
 
 def classifier(**options):
