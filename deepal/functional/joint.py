@@ -11,7 +11,7 @@ from torch import Tensor
 from deepal.functional import uncertainty
 
 _SAMPLES, _COLUMNS = 1024, 256  # of a tile, which stays in cache
-_SLACK = 0.05  # by this share a sampled gain may rise, where it should only fall
+_NOISE = 5e-3  # nats, of a sampled gain: a choice within it is as good as any
 
 _ROUNDING = 1e-6  # nats
 
@@ -22,12 +22,13 @@ class Batch(NamedTuple):
     Args:
         rows: (query_size,) in the order of choice.
         gains: (query_size,) nats that each adds to the mutual information of the batch with the weights.
-        evaluated: candidates whose gain was computed, after the first choice.
+        evaluated: gains that were computed, after the first choice: some to the end, and of others so much of one as was
+            needed to see that it is too small.
     """
 
     rows: Tensor
     gains: Tensor
-    evaluated: int
+    evaluated: float
 
     @property
     def information(self) -> float:
@@ -36,15 +37,15 @@ class Batch(NamedTuple):
 
 
 def batch_bald(
-    mc_probs: Tensor, query_size: int, num_samples: int, generator: torch.Generator, *, slack: float = _SLACK
+    mc_probs: Tensor, query_size: int, num_samples: int, generator: torch.Generator, *, tolerance: float = _NOISE
 ) -> Batch:
     """BatchBALD: greedily the batch whose labels together say most of the weights, I[y_1, ..., y_b; w]  (Kirsch et al.,
     2019).
 
     The joint distribution is enumerated while it has at most `num_samples` outcomes, and then sampled: M outcomes of the
     rows chosen so far, each with its posterior over the K draws (a row of W, M x K). Given an outcome, a candidate's
-    prediction is a mixture of its draws, so what it adds is the mean entropy of W @ P less E_k H[P_k], and a further row
-    extends each outcome by a label of its own: the same outcomes for all candidates, and for later choices.
+    prediction is a mixture of its draws, so what it adds is the mean of H[W @ P] - W @ H[P], and a further row extends each
+    outcome by a label of its own: the same outcomes for all candidates, and for later choices.
 
     What a candidate adds only falls when others join (submodularity), so its gain of some choices ago bounds it from
     above; candidates are looked at from the largest bound down, for as long as a bound is above the best gain.
@@ -54,7 +55,8 @@ def batch_bald(
         query_size: rows to choose; all where there are no more.
         num_samples: outcomes of the joint distribution, at least.
         generator: of the sampled outcomes.
-        slack: the share by which a bound has to be below the best gain, once outcomes are sampled; inf looks at all.
+        tolerance: nats by which a bound may be above the best gain and not be looked at, once outcomes are sampled; -inf
+            looks at all.
     Returns the rows, and what each added. The first is the row of largest BALD score; on a tie the lowest row wins.
     Raises ValueError for draws of sites, and for fewer than one sample.
     """
@@ -65,40 +67,39 @@ def batch_bald(
         )
     draws = mc_probs.float()
     outcomes = _Outcomes(draws, num_samples)
-    certain, bounds = (
+    entropies, bounds = (
         torch.cat([score(some) for some in draws.split(_BLOCK)])
-        for score in (uncertainty.expected_entropy, uncertainty.mutual_information)
+        for score in (uncertainty.entropy, uncertainty.mutual_information)
     )
     bounds = bounds.double()
-    chosen, gains, evaluated = [], [], 0
+    chosen, gains = [], []
     for turn in range(min(query_size, len(draws))):
         if turn:
-            looked_at = _bring_up_to_date(bounds, draws, certain, outcomes, slack if outcomes.sampled else _ROUNDING)
-            evaluated += looked_at
+            _bring_up_to_date(bounds, draws, entropies, outcomes, tolerance if outcomes.sampled else -_ROUNDING)
         row = int((bounds == bounds.max()).nonzero()[0])
         chosen.append(row)
         gains.append(float(bounds[row]))
         bounds[row] = -torch.inf
         if turn + 1 < query_size:
             outcomes.extend(row, generator)
-    return Batch(torch.tensor(chosen, dtype=torch.long), torch.tensor(gains, dtype=torch.float64).clamp_min(0), evaluated)
+    return Batch(
+        torch.tensor(chosen, dtype=torch.long), torch.tensor(gains, dtype=torch.float64).clamp_min(0), outcomes.evaluated
+    )
 
 
-def _bring_up_to_date(bounds: Tensor, draws: Tensor, certain: Tensor, outcomes: "_Outcomes", slack: float) -> int:
-    """Replace the largest bounds by gains, until the best gain is above all other bounds, which then stay below it.
-    Returns how many were replaced."""
+def _bring_up_to_date(bounds: Tensor, draws: Tensor, entropies: Tensor, outcomes: "_Outcomes", tolerance: float) -> None:
+    """Replace the largest bounds by gains, until the best gain is above all other bounds, which then stay below it."""
     order = bounds.sort(descending=True, stable=True)
     block, done, best = max(1, _COLUMNS // draws.shape[2]), 0, -torch.inf
     for rows, stale in zip(order.indices.split(block), order.values.split(block), strict=True):
-        if stale[0] == -torch.inf or (slack < torch.inf and stale[0] * (1 + slack) + _ROUNDING < best):
+        if stale[0] == -torch.inf or stale[0] < best + tolerance:
             break
         rows = rows[stale > -torch.inf]
-        bounds[rows] = outcomes.entropy_with(draws[rows]) - certain[rows].double()
+        bounds[rows] = outcomes.gains(draws[rows], entropies[rows], best if tolerance > -torch.inf else -torch.inf)
         best = max(best, float(bounds[rows].max()))
         done += len(rows)
     behind = order.indices[done:]
-    bounds[behind] = bounds[behind].clamp_max(best - 1e-12)  # within the slack: they are not chosen unseen
-    return done
+    bounds[behind] = bounds[behind].clamp_max(best - 1e-12)  # within the tolerance: none is chosen unseen
 
 
 class _Outcomes:
@@ -113,6 +114,7 @@ class _Outcomes:
         self.sampled = False
         self.likelihood = draws.new_ones(1, draws.shape[1])  # of each outcome by each draw, up to a factor
         self.weight = draws.new_ones(1)  # of each outcome; they sum to 1
+        self.evaluated = 0.0  # gains
 
     def extend(self, row: int, generator: torch.Generator) -> None:
         """Let the outcomes say a label of this row too."""
@@ -121,8 +123,8 @@ class _Outcomes:
             joint = self.weight.view(-1, 1, 1) * joint / self.likelihood.sum(1).view(-1, 1, 1)
             self.likelihood = joint.flatten(0, 1)
             self.weight = self.likelihood.sum(1)
-            possible = self.weight > 0
-            self.likelihood, self.weight = self.likelihood[possible], self.weight[possible]
+            kept = _likely(self.weight)
+            self.likelihood, self.weight = self.likelihood[kept], self.weight[kept] / self.weight[kept].sum()
         else:
             if not self.sampled:
                 self._begin_sampling(generator)
@@ -130,17 +132,41 @@ class _Outcomes:
         self.likelihood = self.likelihood / self.likelihood.amax(1, keepdim=True).clamp_min(torch.finfo().tiny)
         self.rows.append(row)
 
-    def entropy_with(self, candidates: Tensor) -> Tensor:
-        """H[y_x | labels of the rows], (n,), fp64, of candidates (n, K, C)."""
-        count, members, classes = candidates.shape
-        columns = candidates.transpose(0, 1).reshape(members, count * classes)
-        total = candidates.new_zeros(count, dtype=torch.float64)
+    def gains(self, candidates: Tensor, entropies: Tensor, least: float = -torch.inf) -> Tensor:
+        """I[y_x; w | labels of the rows], (n,), fp64, of candidates (n, K, C) whose draws have these entropies (n, K).
+
+        The mean over outcomes of H[W @ P] - W @ H[P]: what an outcome leaves to learn is never negative, and nothing where
+        its posterior is sure of a draw, so that few outcomes tell small gains apart.
+
+        Args: least: what a gain has to come to, to matter. A candidate that is seen to stay below it, by four standard
+            errors, after a part of the sampled outcomes is left at that: what is returned for it is that upper bound.
+        """
         posterior = self.likelihood / self.likelihood.sum(1, keepdim=True).clamp_min(torch.finfo().tiny)
+        left = torch.arange(len(candidates), device=candidates.device)
+        mean = candidates.new_zeros(len(candidates), dtype=torch.float64)
+        square, seen, columns = torch.zeros_like(mean), 0, _columns(candidates)
         for some, weight in zip(posterior.split(_SAMPLES), self.weight.split(_SAMPLES), strict=True):
             mixture = some @ columns
-            surprise = mixture.clamp_min(torch.finfo().tiny).log_().mul_(mixture)
-            total -= (weight @ surprise).view(count, classes).sum(1)
-        return total
+            to_learn = mixture.clamp_min(torch.finfo().tiny).log_().mul_(mixture).unflatten(1, (len(left), -1)).sum(2)
+            to_learn = to_learn.add_(some @ entropies[left].T).neg_().clamp_min_(0)
+            mean[left] += (weight @ to_learn).double()
+            square[left] += (weight @ to_learn.square()).double()
+            seen += len(some)
+            self.evaluated += len(left) * len(some) / len(posterior)
+            if least == -torch.inf or not self.sampled or seen == len(posterior):
+                continue
+            share = seen / len(posterior)
+            so_far = mean[left] / share
+            deviation = (square[left] / share - so_far.square()).clamp_min(0).sqrt()
+            upper = so_far + 4 * deviation * math.sqrt((1 - share) / seen)
+            mean[left[upper < least]] = upper[upper < least]
+            if (stays := upper >= least).all():
+                continue
+            left = left[stays]
+            if not len(left):
+                break
+            columns = _columns(candidates[left])
+        return mean
 
     def _begin_sampling(self, generator: torch.Generator) -> None:
         """Outcomes of the rows so far, as many from each draw."""
@@ -159,6 +185,17 @@ class _Outcomes:
         point = torch.rand(len(levels), 1, generator=generator).to(levels) * levels[:, -1:]
         label = torch.searchsorted(levels, point, right=True).squeeze(1).clamp_max(levels.shape[1] - 1)
         return self.draws[row][:, label].T
+
+
+def _likely(weight: Tensor) -> Tensor:
+    """The outcomes that are all but a millionth of the probability, the likeliest first."""
+    order = weight.sort(descending=True, stable=True)
+    return order.indices[order.values.cumsum(0) - order.values < (1 - 1e-6) * weight.sum()]
+
+
+def _columns(candidates: Tensor) -> Tensor:
+    """(n, K, C) as a matrix (K, n * C)."""
+    return candidates.transpose(0, 1).reshape(candidates.shape[1], -1)
 
 
 def epig(pool: Tensor, target: Tensor) -> Tensor:
