@@ -134,6 +134,20 @@ def test_dropout_of_a_stack_tosses_coins_for_each_member_and_only_while_training
         assert torch.equal(module.probs(IMAGES), module.probs(IMAGES))
 
 
+def stop_at(monkeypatch, turn):
+    """Interrupt the training step of this number, and no other."""
+    step, count = Voting.training_step, 0
+
+    def deadly(self, batch, batch_idx):
+        nonlocal count
+        count += 1
+        if count == turn:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Voting, "training_step", deadly)
+
+
 def modes_of_dropout(seen, make):
     class Recorded(type(make())):
         def loss(self, batch, images):
@@ -152,16 +166,7 @@ def test_dropout_stays_on_in_a_fit_after_each_validation_and_a_killed_fit_goes_o
     whole = digits(tmp_path / "whole", trainer={"max_steps": 16}, **made)
     whole.run()
     assert all(all(modes) for modes in seen)
-    step, count = Voting.training_step, 0
-
-    def deadly(self, batch, batch_idx):
-        nonlocal count
-        count += 1
-        if count == 10:
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Voting, "training_step", deadly)
+    stop_at(monkeypatch, 10)
     killed = digits(tmp_path / "killed", trainer={"max_steps": 16}, **made)
     with pytest.raises(KeyboardInterrupt):
         killed.run()
@@ -295,16 +300,7 @@ def test_a_fit_that_is_killed_goes_on_in_its_phase(tmp_path, make, monkeypatch):
     made = {"strategy": BALD(), "module": make, "budget": 30}
     whole, killed = digits(tmp_path / "whole", **made), digits(tmp_path / "killed", **made)
     whole.run()
-    step, count = Voting.training_step, 0
-
-    def deadly(self, batch, batch_idx):
-        nonlocal count
-        count += 1
-        if count == 47:
-            raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Voting, "training_step", deadly)
+    stop_at(monkeypatch, 47)
     with pytest.raises(KeyboardInterrupt):
         killed.run()
     killed.run()
