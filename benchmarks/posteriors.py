@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from deepal.data import MNIST
 from deepal.functional import joint
 from deepal.modules import Classifier, Ensemble
-from deepal.modules.ensemble import Side
 from deepal.nn import MLP, GalCNN, ResNet18
+from deepal.nn.together import Side
 from deepal.probes import MCDropout
 from deepal.scan import Scan
 from deepal.signals import Signals

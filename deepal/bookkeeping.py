@@ -23,7 +23,6 @@ from deepal.watching import Watchers
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FEW = 50
-_WRONG = "labels/wrong"  # which is no test's
 
 
 class Settings(Protocol):
@@ -182,8 +181,10 @@ class Books:
     def _passes_a_mark(self, pool: Pool, cycle: int) -> bool:
         """Whether there are labels beyond another multiple of `test_every` since the last test, or was none yet."""
         every = self.settings.test_every
-        tested = [each.labels for each in self.ledger.results() if each.cycle < cycle and set(each.metrics) - {_WRONG}]
-        return every is None or not tested or len(pool.labeled) // every > tested[-1] // every
+        if every is None:
+            return True
+        tested = [each.labels for each in self.ledger.results() if each.cycle < cycle and each.is_tested]
+        return not tested or len(pool.labeled) // every > tested[-1] // every
 
     def write(self, turn: Turn, query: Query, result: Result) -> None:
         """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""

@@ -14,7 +14,7 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
-from deepal.ledger import Query, Result
+from deepal.ledger import WRONG, Query, Result
 from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
@@ -253,4 +253,4 @@ class Cycle:
 def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:
     """The share of labels that are wrong, where a simulation knows."""
     known = [answer.wrong for answer in answers if answer.wrong is not None]
-    return {"labels/wrong": sum(known) / len(known)} if known else {}
+    return {WRONG: sum(known) / len(known)} if known else {}

@@ -20,6 +20,8 @@ from deepal.oracles.base import Answer, Question
 
 INITIAL = -1
 """The cycle of the first labels, which no model asked for."""
+WRONG = "labels/wrong"
+"""The metric of the labels themselves, which is no test's: the share that is wrong, where a simulation knows."""
 
 _SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -95,6 +97,11 @@ class Result:
     seconds: Mapping[str, float]
     answers: str = ""
     memory: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the model of this cycle was tested."""
+        return bool(set(self.metrics) - {WRONG})
 
 
 class Ledger:

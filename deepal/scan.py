@@ -70,7 +70,6 @@ class Scan:
     passes: int = field(default=0, init=False)
     uncertainty: "Uncertainty | None" = field(default=None, init=False)
     """Of the images of the largest pass that has read `mc_probs`."""
-    _latest: "Uncertainty | None" = field(default=None, init=False)
 
     def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Signals of `positions` (n,), a row each, in that order: {name: (n, ...)}.
@@ -110,15 +109,18 @@ class Scan:
         if not self._says("mc_probs"):
             return None
         if self.uncertainty is None or not torch.isin(positions, self.uncertainty.positions).all():
-            self.map(positions, ("mc_probs",), lambda said: torch.zeros(len(said["mc_probs"])))
-            return self._latest
+            return self._pass(positions, ("mc_probs",), lambda rows, said: None)
         return self.uncertainty.of(positions)
 
     def _says(self, name: str) -> bool:
         """Whether the module, or a probe, says this signal."""
         return any(probe.says == name for probe in self._probes()) or callable(getattr(voice_of(self.module), name, None))
 
-    def _pass(self, positions: Tensor, names: tuple[str, ...], keep: Callable[[Tensor, dict[str, Tensor]], None]) -> None:
+    def _pass(
+        self, positions: Tensor, names: tuple[str, ...], keep: Callable[[Tensor, dict[str, Tensor]], None]
+    ) -> "Uncertainty | None":
+        """Read these images, and hand what is said of each batch to `keep`. Returns their uncertainty, where `mc_probs` is
+        among what is read."""
         started, done = time.perf_counter(), 0
         parts = torch.zeros(2, len(positions) if "mc_probs" in names else 0)
         ordered, row_of = positions.sort()
@@ -144,14 +146,14 @@ class Scan:
                 done += len(rows)
                 self.advance(min(done * self.ranks.processes, len(positions)))
         self.ranks.add_up(parts)
-        if "mc_probs" in names:
-            self._latest = Uncertainty(positions, *parts)
-            if self.uncertainty is None or len(positions) >= len(self.uncertainty.positions):
-                self.uncertainty = self._latest
+        found = Uncertainty(positions, *parts) if "mc_probs" in names else None
+        if found and (self.uncertainty is None or len(positions) >= len(self.uncertainty.positions)):
+            self.uncertainty = found
         self.passes += 1
         self.seconds += time.perf_counter() - started
         if unreadable := self.ranks.together(unreadable):
             raise UnreadableError(unreadable)
+        return found
 
     def _batches(self, positions: Tensor) -> tuple[bool, Any]:
         """This process's batches; where it has none, an image that tells the shape of what is said, and is not wanted."""

@@ -96,6 +96,10 @@ class Classifier(Measured):
         time (a scan has draws of its own). There is none where there is no posterior."""
         if self.posterior is None:
             raise AttributeError("a Classifier without a posterior has no draws")
+        return lambda images: self._draws()(images)
+
+    def _draws(self) -> Callable[[Tensor], Tensor]:
+        assert self.posterior
         return self.posterior.start(self, torch.Generator().manual_seed(0))
 
     def chain(self) -> Sequence[nn.Module] | None:
@@ -127,8 +131,7 @@ class Classifier(Measured):
         """Cross-entropy, and what weights cost; hits, and predictions. Args: images: how many there are to train on."""
         logits = self(batch["input"])
         loss, hits = functional.cross_entropy(logits, batch["target"]), (logits.argmax(1) == batch["target"]).sum()
-        hidden = [self.network.get_submodule(name).weight for name in self.network.hidden()]
-        return loss + self.penalty(hidden, images), hits, len(logits)
+        return loss + self.penalty(self.network.hidden_weights(), images), hits, len(logits)
 
     def penalty(self, weights: Iterable[Tensor], images: int) -> Tensor | float:
         """What these weights cost. Args: images: how many there are to train on."""
@@ -153,7 +156,7 @@ class Classifier(Measured):
         draws of the posterior predict, where there is one (and it is not kept from tests by `at_test=False`)."""
         if self.posterior is None or not self.posterior.at_test:
             return self.probs
-        draws = self.mc_probs
+        draws = self._draws()
         return lambda images: draws(images).mean(1)
 
     def train(self, mode: bool = True) -> "Classifier":

@@ -21,6 +21,7 @@ from deepal.functional import gradients
 from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured
 from deepal.nn import Network
+from deepal.nn.together import Side, Stack
 from deepal.task import Task
 
 Recipe = Classifier | Callable[[], Classifier]
@@ -93,84 +94,6 @@ class Voting(Measured):
 
     def configure_optimizers(self) -> Any:
         return self.optimized_by(self.of.optimizer, self.of.scheduler)
-
-
-class Side(nn.ModuleList):
-    """Networks side by side, each computed by itself."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """(M, B, C) of images (M, B, ...), each network's own."""
-        return torch.stack([network(own) for network, own in zip(self, images, strict=True)])
-
-    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, M, C) and embeddings side by side (B, D), of the same images for all."""
-        embeddings = [network.forward_features(images) for network in self]
-        logits = [network.forward_head(each) for network, each in zip(self, embeddings, strict=True)]
-        return torch.stack(logits, 1), torch.cat(embeddings, 1)
-
-    def hidden_weights(self) -> list[Tensor]:
-        """Of linear layers but the last."""
-        return [network.get_submodule(name).weight for network in self for name in network.hidden()]
-
-
-class Stack(nn.Module):
-    """Networks of one shape, computed together: each weight is one tensor (M, ...), so that a layer is one product."""
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        super().__init__()
-        weights = [dict(network.named_parameters()) for network in networks]
-        self.weights = nn.ParameterDict(
-            {name.replace(".", "/"): torch.stack([each[name].detach() for each in weights]) for name in weights[0]}
-        )
-        self._shape = (networks[0],)  # not a part of this: its own weights are not used
-
-    @staticmethod
-    def holds(network: Network) -> bool:
-        """Whether a stack of such networks is faster than its parts: of linear layers alone, because convolutions with
-        weights of their own are not."""
-        return network.chain() is not None and all(isinstance(each, _DENSE) for each in network.chain() or ())
-
-    def logits(self, images: Tensor) -> Tensor:
-        """(M, B, C) of images (M, B, ...), each network's own."""
-        self._shape[0].train(self.training)
-        return torch.vmap(self._logits, randomness="different")(self._named(), images)
-
-    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, M, C) and embeddings side by side (B, D), of the same images for all."""
-        self._shape[0].train(self.training)
-        read = torch.vmap(self._both, in_dims=(0, None), out_dims=1, randomness="different")
-        logits, embeddings = read(self._named(), images)
-        return logits, embeddings.flatten(1)
-
-    def hidden_weights(self) -> list[Tensor]:
-        """Of linear layers but the last."""
-        named = self._named()
-        return [named[f"{name}.weight"] for name in self._shape[0].hidden()]
-
-    def _named(self) -> dict[str, Tensor]:
-        return {name.replace("/", "."): weight for name, weight in self.weights.items()}
-
-    def _logits(self, weights: dict[str, Tensor], images: Tensor) -> Tensor:
-        return torch.func.functional_call(self._shape[0], weights, (images,))
-
-    def _both(self, weights: dict[str, Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        named = {f"of.{name}": each for name, each in weights.items()}
-        return torch.func.functional_call(_Both(self._shape[0]), named, (images,))
-
-
-class _Both(nn.Module):
-    """Logits and embedding of a network."""
-
-    def __init__(self, of: Network) -> None:
-        super().__init__()
-        self.of = of
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        embedding = self.of.forward_features(images)
-        return self.of.forward_head(embedding), embedding
-
-
-_DENSE = (nn.Flatten, nn.Linear, nn.ReLU, nn.GELU, nn.Tanh, nn.Dropout, nn.Identity)
 
 
 class Ensemble(Voting):
@@ -255,7 +178,7 @@ class SharedBackbone(Ensemble):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        refuse_monitors(self)
+        _refuse_monitors(self)
         self.parted.fill_(False)  # of a fit before, whose weights are gone on from
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -270,9 +193,9 @@ class SharedBackbone(Ensemble):
         """The loss of the first network on its part of the batch alone, and later that of all on theirs."""
         if self.parted:
             return super().loss(batch, images)
-        images_, targets = (batch[name][: len(batch[name]) // self.members] for name in ("input", "target"))
-        logits = self.networks[0](images_)
-        loss = functional.cross_entropy(logits, targets) + self.of.penalty(self.networks[:1].hidden_weights(), images)
+        own, targets = (batch[name][: len(batch[name]) // self.members] for name in ("input", "target"))
+        logits = self.networks[0](own)
+        loss = functional.cross_entropy(logits, targets) + self.of.penalty(self.networks[0].hidden_weights(), images)
         return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,7 +226,7 @@ class Snapshot(Voting):
         self.snapshots = Side([deepcopy(self.network) for _ in range(self.cycles)]).requires_grad_(False)
 
     def on_fit_start(self) -> None:
-        refuse_monitors(self)
+        _refuse_monitors(self)
         self.kept.zero_()  # of a fit before, whose weights are gone on from
 
     def configure_optimizers(self) -> Any:
@@ -327,9 +250,7 @@ class Snapshot(Voting):
     def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
         """Of the network that is trained."""
         logits = self.network(batch["input"])
-        loss = functional.cross_entropy(logits, batch["target"]) + self.of.penalty(
-            Side([self.network]).hidden_weights(), images
-        )
+        loss = functional.cross_entropy(logits, batch["target"]) + self.of.penalty(self.network.hidden_weights(), images)
         return loss, (logits.argmax(-1) == batch["target"]).sum(), len(logits)
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -370,9 +291,8 @@ class SplitHead(Voting):
         embedding = self.network(batch["input"])
         logits = torch.stack([head(embedding) for head in self.last])
         targets = batch["target"].expand(self.heads, -1)
-        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()) + self.of.penalty(
-            Side([self.network]).hidden_weights(), images
-        )
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss = loss + self.of.penalty(self.network.hidden_weights(), images)
         return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -388,7 +308,7 @@ def _cyclic(restarts: Sequence[int], step: int) -> float:
     return (1 + math.cos(math.pi * min((step - begin) / (end - begin), 1))) / 2
 
 
-def refuse_monitors(module: Voting) -> None:
+def _refuse_monitors(module: Voting) -> None:
     """Raises ValueError for callbacks that end a fit early, or put back the weights of an epoch before."""
     for callback in module.trainer.callbacks:
         if getattr(callback, "monitor", None):

@@ -28,6 +28,10 @@ class Network(nn.Module, ABC):
         """Names of the linear layers but the last."""
         return [name for name, each in self.named_modules() if isinstance(each, nn.Linear) and each is not self.head]
 
+    def hidden_weights(self) -> list[Tensor]:
+        """Of the linear layers but the last."""
+        return [self.get_parameter(f"{name}.weight") for name in self.hidden()]
+
     def chain(self) -> Sequence[nn.Module] | None:
         """The layers from images to logits, where they run one after another and that is all; else None."""
         return None

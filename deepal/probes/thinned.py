@@ -36,7 +36,8 @@ class Thinned:
         self.blocks = list(_blocks(layers[first + len(self.begin) :]))
         self.stays = stays
         self.numbers = {each: i for i, each in enumerate(layer for layer in layers if isinstance(layer, Dropout))}
-        self._rows: dict[nn.Module | None, list[Tensor]] = {}  # that stay, by draw: behind a product, or before all
+        self._first: _First | None = None  # not known before it was read how wide its inputs are
+        self._rows: dict[Product, list[Tensor]] = {}  # of each product's outputs those that stay, by draw
 
     @classmethod
     def of(cls, layers: Sequence[nn.Module], stays: Stays) -> "Thinned | None":
@@ -63,24 +64,25 @@ class Thinned:
         shared = images
         for layer in self.before:
             shared = layer(shared)
-        stay = None if None in self._rows else shared.new_ones(draws, shared.shape[1], dtype=torch.bool)
+        widths = [shared.shape[1]]
         for layer in self.begin:
-            if stay is not None:
-                stay = self._passed_on(stay, layer)
             shared = shared * _scale(layer) if isinstance(layer, Dropout) else layer(shared)
-            if stay is not None:
-                stay = _spread(stay, shared.shape[1])
-        if stay is not None:
-            self._rows[None] = _rows(stay)
-        first = _First(self.blocks[0][0], shared, self._rows[None])
+            widths.append(shared.shape[1])
+        if self._first is None:
+            stay = shared.new_ones(draws, widths[0], dtype=torch.bool)
+            for layer, width in zip(self.begin, widths[1:], strict=True):
+                stay = self._passed_on(stay, layer)
+                stay = stay.repeat_interleave(width // stay.shape[1], 1)  # of channels that are flattened, each pixel
+            self._first = _First(self.blocks[0][0], stay)
+        first = self._first.of(shared)
         return torch.stack([self._draw(k, draws, first) for k in range(draws)], 1)
 
-    def _draw(self, k: int, draws: int, first: "_First") -> Tensor:
+    def _draw(self, k: int, draws: int, first: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Logits (B, C) of a draw."""
         values, rows = torch.empty(0), torch.empty(0)
-        for product, after in self.blocks:
+        for number, (product, after) in enumerate(self.blocks):
             inputs, rows = rows, self._outputs(product, after, draws)[k]
-            values = first(k, rows) if product is first.product else _apply(product, values, inputs, rows)
+            values = _apply(product, values, inputs, rows) if number else first(k, rows)
             for layer in after:
                 channels = values.shape[1]
                 values = values * _scale(layer) if isinstance(layer, Dropout) else layer(values)
@@ -107,30 +109,30 @@ class Thinned:
 class _First:
     """The first product behind a dropout, of inputs that all draws share.
 
-    Args: product: the layer; shared: its inputs; inputs: which of them stay, by draw.
+    Args: product: the layer; stay: (K, width), which of its inputs stay.
     """
 
-    def __init__(self, product: Product, shared: Tensor, inputs: Sequence[Tensor]) -> None:
-        self.product, self.inputs = product, inputs
-        width = shared.shape[1]
-        self.subtracts = 2 * sum(map(len, inputs)) > len(inputs) * width
-        if self.subtracts:
-            self.whole = _product(product, shared, product.weight, product.bias)
-            everything = torch.ones(width, dtype=torch.bool, device=shared.device)
-            self.used = [everything.index_fill(0, rows, False).nonzero().squeeze(1) for rows in inputs]
-        else:
-            self.used = list(inputs)
-        # rows of a transposed matrix are gathered several times faster than columns
-        self.shared = shared.T.contiguous() if shared.ndim == 2 else shared
+    def __init__(self, product: Product, stay: Tensor) -> None:
+        self.product = product
+        self.subtracts = bool(stay.float().mean() > 0.5)
+        self.used = _rows(~stay if self.subtracts else stay)
 
-    def __call__(self, k: int, outputs: Tensor) -> Tensor:
-        """The outputs `outputs` of draw k."""
-        used, product = self.used[k], self.product
-        weight = product.weight[outputs].index_select(1, used)
-        inputs = self.shared[used].T if self.shared.ndim == 2 else self.shared.index_select(1, used)
-        if self.subtracts:
-            return self.whole.index_select(1, outputs) - _product(product, inputs, weight, None)
-        return _product(product, inputs, weight, None if product.bias is None else product.bias[outputs])
+    def of(self, shared: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """A function from (k, outputs) to these outputs of draw k. Args: shared: the inputs (B, width, ...)."""
+        product = self.product
+        whole = _product(product, shared, product.weight, product.bias) if self.subtracts else None
+        # rows of a transposed matrix are gathered several times faster than columns
+        turned = shared.T.contiguous() if shared.ndim == 2 else None
+
+        def of_draw(k: int, outputs: Tensor) -> Tensor:
+            used = self.used[k]
+            inputs = turned[used].T if turned is not None else shared.index_select(1, used)
+            if whole is None:
+                return _apply(product, inputs, used, outputs)
+            weight = product.weight[outputs].index_select(1, used)
+            return whole.index_select(1, outputs) - _product(product, inputs, weight, None)
+
+        return of_draw
 
 
 def _apply(product: Product, values: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -148,11 +150,6 @@ def _product(product: Product, values: Tensor, weight: Tensor, bias: Tensor | No
 
 def _rows(stay: Tensor) -> list[Tensor]:
     return [each.nonzero().squeeze(1) for each in stay]
-
-
-def _spread(stay: Tensor, width: int) -> Tensor:
-    """What stays of channels as what stays of their pixels, where these are `width` features now."""
-    return stay.repeat_interleave(width // stay.shape[1], 1)
 
 
 def _pixels(channels: Tensor, size: int) -> Tensor:

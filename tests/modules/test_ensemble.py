@@ -15,8 +15,9 @@ from deepal.data import Digits
 from deepal.data.loading import Shuffled
 from deepal.functional import gradients, uncertainty
 from deepal.modules import Classifier, Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
-from deepal.modules.ensemble import Side, Stack, Voting
+from deepal.modules.ensemble import Voting
 from deepal.nn import MLP, GalCNN, ResNet18
+from deepal.nn.together import Side, Stack
 from deepal.probes import MCDropout
 from deepal.strategies import BADGE, BALD, CoreSet, Margin, VariationRatio
 from deepal.task import Task
