@@ -21,8 +21,9 @@ class Thinned:
 
     Up to the first product (a linear layer or a convolution) behind the first dropout, everything is computed once: masks
     pass through pooling, and through what leaves zero alone. Then, for each draw, products are computed without the inputs
-    that were dropped before them and without the outputs that are dropped behind them. Where the first one keeps most of
-    its inputs, it is applied once to all of them, and what a draw drops is subtracted.
+    that were dropped before them and without the outputs that are dropped behind them. The first one is of inputs that all
+    draws share: where it keeps most of them, it is applied once to all, and what a draw drops is subtracted; where it is a
+    convolution of channels that are dropped as a whole, what each of them adds is computed once, and summed for each draw.
 
     Args:
         layers: the chain, of which `of` has found that it can be thinned.
@@ -36,7 +37,7 @@ class Thinned:
         self.blocks = list(_blocks(layers[first + len(self.begin) :]))
         self.stays = stays
         self.numbers = {each: i for i, each in enumerate(layer for layer in layers if isinstance(layer, Dropout))}
-        self._first: _First | None = None  # not known before it was read how wide its inputs are
+        self._first: _Shared | _Summed | None = None  # not known before it was read how wide its inputs are
         self._rows: dict[Product, list[Tensor]] = {}  # of each product's outputs those that stay, by draw
 
     @classmethod
@@ -73,20 +74,21 @@ class Thinned:
             for layer, width in zip(self.begin, widths[1:], strict=True):
                 stay = self._passed_on(stay, layer)
                 stay = stay.repeat_interleave(width // stay.shape[1], 1)  # of channels that are flattened, each pixel
-            self._first = _First(self.blocks[0][0], stay)
-        first = self._first.of(shared)
-        return torch.stack([self._draw(k, draws, first) for k in range(draws)], 1)
+            outputs = self._outputs(*self.blocks[0], draws)
+            way = _Summed if _Summed.pays(self.blocks[0][0], stay, outputs) else _Shared
+            self._first = way(*self.blocks[0], stay, outputs)
+        return torch.cat([self._read(some, draws, self._first) for some in shared.split(self._first.fit(shared))])
 
-    def _draw(self, k: int, draws: int, first: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Logits (B, C) of a draw."""
-        values, rows = torch.empty(0), torch.empty(0)
-        for number, (product, after) in enumerate(self.blocks):
+    def _read(self, shared: Tensor, draws: int, way: "_Shared | _Summed") -> Tensor:
+        """Logits (B, K, C)."""
+        first = way.of(shared)
+        return torch.stack([self._draw(*first(k), k, draws) for k in range(draws)], 1)
+
+    def _draw(self, values: Tensor, rows: Tensor, k: int, draws: int) -> Tensor:
+        """Logits (B, C) of a draw. Args: values: of the first block; rows: which of them they are."""
+        for product, after in self.blocks[1:]:
             inputs, rows = rows, self._outputs(product, after, draws)[k]
-            values = _apply(product, values, inputs, rows) if number else first(k, rows)
-            for layer in after:
-                channels = values.shape[1]
-                values = values * _scale(layer) if isinstance(layer, Dropout) else layer(values)
-                rows = _pixels(rows, values.shape[1] // max(channels, 1))
+            values, rows = _on(_apply(product, values, inputs, rows), rows, after)
         return values
 
     def _outputs(self, product: Product, after: Sequence[nn.Module], draws: int) -> list[Tensor]:
@@ -106,33 +108,112 @@ class Thinned:
         return stay & self.stays(self.numbers[layer], layer.p, units, stay.device).flatten(1)
 
 
-class _First:
-    """The first product behind a dropout, of inputs that all draws share.
+class _Shared:
+    """The first product behind a dropout and what follows, of inputs that all draws share.
 
-    Args: product: the layer; stay: (K, width), which of its inputs stay.
+    Args: product: the layer; after: those up to the next product; stay: (K, width), which of its inputs stay; outputs: of
+        its outputs those that stay, by draw.
     """
 
-    def __init__(self, product: Product, stay: Tensor) -> None:
-        self.product = product
+    def __init__(self, product: Product, after: Sequence[nn.Module], stay: Tensor, outputs: Sequence[Tensor]) -> None:
+        self.product, self.after, self.outputs = product, after, outputs
         self.subtracts = bool(stay.float().mean() > 0.5)
         self.used = _rows(~stay if self.subtracts else stay)
 
-    def of(self, shared: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """A function from (k, outputs) to these outputs of draw k. Args: shared: the inputs (B, width, ...)."""
+    def fit(self, shared: Tensor) -> int:
+        """How many of these images are computed together."""
+        return max(len(shared), 1)
+
+    def of(self, shared: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """A function from k to the values of draw k, and which of all they are. Args: shared: inputs (B, width, ...)."""
         product = self.product
         whole = _product(product, shared, product.weight, product.bias) if self.subtracts else None
         # rows of a transposed matrix are gathered several times faster than columns
         turned = shared.T.contiguous() if shared.ndim == 2 else None
 
-        def of_draw(k: int, outputs: Tensor) -> Tensor:
-            used = self.used[k]
+        def of_draw(k: int) -> tuple[Tensor, Tensor]:
+            used, outputs = self.used[k], self.outputs[k]
             inputs = turned[used].T if turned is not None else shared.index_select(1, used)
             if whole is None:
-                return _apply(product, inputs, used, outputs)
+                return _on(_apply(product, inputs, used, outputs), outputs, self.after)
             weight = product.weight[outputs].index_select(1, used)
-            return whole.index_select(1, outputs) - _product(product, inputs, weight, None)
+            return _on(whole.index_select(1, outputs) - _product(product, inputs, weight, None), outputs, self.after)
 
         return of_draw
+
+
+class _Summed:
+    """The same of a convolution: an output of a draw is the sum of what the channels that stay add to it, and that is one
+    matrix product for all draws that keep this output. Args: as above."""
+
+    def __init__(self, product: nn.Conv2d, after: Sequence[nn.Module], stay: Tensor, outputs: Sequence[Tensor]) -> None:
+        self.product, self.outputs = product, outputs
+        self.maps = list(takewhile(lambda layer: not isinstance(layer, nn.Flatten), after))
+        self.after = after[len(self.maps) :]
+        kept = _stays(outputs, product.out_channels)
+        self.draws = _rows(kept.T)
+        places = kept.cumsum(1) - 1
+        self.places = [places[draws, output] for output, draws in enumerate(self.draws)]
+        self.stay = [stay[draws].T.to(product.weight.dtype) for draws in self.draws]
+
+    @staticmethod
+    def pays(product: Product, stay: Tensor, outputs: Sequence[Tensor]) -> bool:
+        """Whether that is less work, by a margin, than convolutions without the channels that do not stay. (On a GPU many
+        small products are no gain.)"""
+        if isinstance(product, nn.Linear) or stay.device.type != "cpu":
+            return False
+        taps, draws = product.weight[0, 0].numel(), len(stay)
+        into, out_of = float(stay.float().mean()), float(_stays(outputs, product.out_channels).float().mean())
+        return 4 * (taps + draws * out_of) < draws * min(into, 1 - into) * out_of * taps
+
+    def fit(self, shared: Tensor) -> int:
+        """How many of these images are computed together."""
+        return max(_SUMS // max(shared[0, 0].numel() * self.product.out_channels * len(self.outputs), 1), 1)
+
+    def of(self, shared: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+        """A function from k to the values of draw k, and which of all they are. Args: shared: inputs (B, width, ...)."""
+        most = max(map(len, self.outputs))
+        some = max(_SUMMANDS // (shared[0].numel() * self.product.out_channels), 1)
+        kept = torch.empty(0)
+        for start in range(0, len(shared), some):
+            for draws, places, maps in self._sums(shared[start : start + some]):
+                if not kept.numel():
+                    kept = maps.new_empty(len(self.outputs), most, len(shared), *maps.shape[2:])
+                kept[draws, places, start : start + some] = maps
+        return lambda k: _on(kept[k, : len(self.outputs[k])].transpose(0, 1), self.outputs[k], self.after)
+
+    def _sums(self, shared: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """For each output the draws that keep it, the place that it has among what they keep, and (draws, B, height, width)
+        behind what follows, up to where maps are flattened."""
+        product = self.product
+        patches = functional.unfold(shared, product.kernel_size, product.dilation, product.padding, product.stride)
+        patches = patches.unflatten(1, (shared.shape[1], -1)).permute(1, 2, 0, 3).flatten(2)
+        weight = product.weight.flatten(2).transpose(0, 1).contiguous()
+        added = torch.bmm(weight, patches)  # (channels, outputs, B * positions)
+        height = _height(product, shared)
+        for output, (draws, places, stay) in enumerate(zip(self.draws, self.places, self.stay, strict=True)):
+            if not len(draws):
+                continue
+            sums = added[:, output].T @ stay
+            if product.bias is not None:
+                sums += product.bias[output]
+            maps = sums.view(len(shared), height, -1, len(draws)).permute(0, 3, 1, 2)  # draws in the place of channels
+            for layer in self.maps:
+                maps = maps * _scale(layer) if isinstance(layer, Dropout) else layer(maps)
+            turned = maps.permute(0, 2, 3, 1).flatten(0, 2).T.contiguous()
+            yield draws, places, turned.view(len(draws), len(shared), *maps.shape[2:])
+
+
+_SUMMANDS, _SUMS = 2**23, 2**26  # what channels add, and what they add up to, that is held at a time
+
+
+def _on(values: Tensor, rows: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """Values behind these layers, none of them a product, and which of all they are."""
+    for layer in layers:
+        channels = values.shape[1]
+        values = values * _scale(layer) if isinstance(layer, Dropout) else layer(values)
+        rows = _pixels(rows, values.shape[1] // max(channels, 1))
+    return values, rows
 
 
 def _apply(product: Product, values: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -146,6 +227,19 @@ def _product(product: Product, values: Tensor, weight: Tensor, bias: Tensor | No
         return functional.linear(values, weight, bias)
     weight = weight.contiguous(memory_format=torch.channels_last)  # pooling what comes out is ten times faster so
     return functional.conv2d(values, weight, bias, product.stride, product.padding, product.dilation)
+
+
+def _height(product: nn.Conv2d, shared: Tensor) -> int:
+    """Of what a convolution says."""
+    reach = product.dilation[0] * (product.kernel_size[0] - 1) + 1
+    return (shared.shape[2] + 2 * product.padding[0] - reach) // product.stride[0] + 1
+
+
+def _stays(rows: Sequence[Tensor], width: int) -> Tensor:
+    """(K, width), true for the rows of each draw."""
+    return torch.stack(
+        [torch.zeros(width, dtype=torch.bool, device=each.device).index_fill(0, each, True) for each in rows]
+    )
 
 
 def _rows(stay: Tensor) -> list[Tensor]:

@@ -1,8 +1,10 @@
 """MC dropout: every way of computing the draws gives what multiplying by the masks gives, and nothing else is touched."""
 
+from unittest import mock
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import LightningModule
 from torch import nn
@@ -12,7 +14,7 @@ from deepal.data import Digits
 from deepal.functional import uncertainty
 from deepal.modules import Adapter, Classifier
 from deepal.nn import MLP, BatchBALDCNN, GalCNN, Network, ResNet18
-from deepal.probes import MCDropout
+from deepal.probes import MCDropout, thinned
 from deepal.probes.dropout import Masks, NotByRowsError, _Draws
 from deepal.probes.thinned import Thinned
 from deepal.strategies import BALD, BatchBALD, Random
@@ -146,6 +148,40 @@ def test_thinned_chains_agree_for_any_rates(seed, first, second):
     ]
     module, posterior = classifier(lambda shape, classes: Layers(layers, 10, classes)), MCDropout(4)
     assert torch.allclose(read(posterior, module, seed=seed), by_hand(module, masks_of(posterior, seed)), atol=1e-5)
+
+
+@given(
+    st.integers(0, 2**31), st.floats(0.05, 0.95), st.floats(0, 0.95), st.booleans(), st.booleans(),
+    st.sampled_from([{}, {"stride": 2}, {"padding": (2, 1)}, {"dilation": (1, 2)}, {"stride": (1, 2), "padding": 1}]),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_convolutions_summed_from_what_their_channels_add_agree(seed, first, second, bias, deeper, how):
+    layers = [
+        nn.Conv2d(1, 6, 3), nn.Dropout2d(first), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(6, 5, (3, 2), bias=bias, **how), nn.Dropout2d(second), nn.ReLU(), nn.AvgPool2d(2),
+        *([nn.Conv2d(5, 3, 1), nn.Dropout2d(second)] if deeper else []), nn.Flatten(),
+    ]  # fmt: skip
+    width = nn.Sequential(*layers)(IMAGES[:1]).shape[1]
+    module, masks = classifier(lambda shape, classes: Layers(layers, width, classes)), masks_of(MCDropout(4), seed)
+    channels = enumerate([6, 5, 3] if deeper else [6, 5])
+    kept = [masks.of(number, second, torch.Size([width, 1, 1]), IMAGES.device) for number, width in channels][1:]
+    assume(all(each.flatten(1).any(1).all() for each in kept))  # else a convolution says nothing
+    with (
+        mock.patch.object(thinned._Summed, "pays", return_value=True),
+        mock.patch.multiple(thinned, _SUMMANDS=6000, _SUMS=9000),  # 13 images by threes and fours
+        torch.inference_mode(),
+    ):
+        found = torch.softmax(Thinned.of(module.chain(), masks.of)(IMAGES, 4), -1)
+    assert torch.allclose(found, by_hand(module, masks), atol=1e-5)
+
+
+def test_it_sums_where_kernels_are_large_and_draws_many():
+    module = classifier(BatchBALDCNN)
+    for draws, way in ((100, thinned._Summed), (10, thinned._Shared)):
+        chain = Thinned.of(module.chain(), masks_of(MCDropout(draws)).of)
+        with torch.inference_mode():
+            chain(IMAGES, draws)
+        assert type(chain._first) is way
 
 
 @pytest.mark.parametrize("backbone", [GalCNN, CHAINS["pixels"]], ids=["thinned", "together"])
