@@ -121,6 +121,19 @@ def test_looking_at_the_largest_bounds_finds_what_looking_at_all_finds(seed):
     assert quick.information >= full.information - 0.1  # of few samples
 
 
+def test_bounds_that_are_out_of_date_do_not_hide_what_lies_behind_them():
+    """Two hundred copies of a row that says most, in front of others that say less, and something else."""
+    copied = draws(0, n=1, members=200, classes=4, scale=3.0).expand(200, -1, -1)
+    others = draws(1, n=30, members=200, classes=4, scale=1.2)
+    p = torch.cat([copied, others])
+    assert uncertainty.mutual_information(copied).min() > uncertainty.mutual_information(others).max() + 0.05
+    batch = joint.batch_bald(p, 6, 15, coins())  # sampled from the third on
+    assert batch.rows[0] == 0
+    assert (batch.rows[1:] >= 200).sum() >= 4
+    full = joint.batch_bald(p, 6, 15, coins(), tolerance=-math.inf)
+    assert batch.information >= full.information - 0.05
+
+
 def test_it_chooses_what_the_authors_own_implementation_does():
     for seed in range(3):
         p = draws(seed, n=30, members=12, classes=4)

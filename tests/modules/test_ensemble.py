@@ -115,6 +115,13 @@ def test_what_is_stacked():
         assert isinstance(drawn(Ensemble(recipe, 2)).networks, Side)
 
 
+def test_a_committee_is_of_all_its_kinds():
+    module = drawn(Committee([plain, small, GalCNN], Classifier())).eval()
+    assert [network.head.in_features for network in module.networks] == [12, 5, 128]
+    by_hand = torch.stack([torch.softmax(network(IMAGES), -1) for network in module.networks], 1)
+    assert torch.allclose(module.mc_probs(IMAGES), by_hand, atol=1e-6)
+
+
 def test_members_start_apart_and_equal_members_do_not_disagree():
     module = drawn(Ensemble(Classifier(GalCNN), 2)).eval()
     assert uncertainty.mutual_information(module.mc_probs(IMAGES)).max() > 1e-4
@@ -212,6 +219,7 @@ def test_one_trunk_has_several_heads_whose_losses_are_averaged():
     assert len([name for name, _ in module.named_parameters() if name.startswith("network.")]) == 4
     assert len(module.last) == 4
     batch = {"input": IMAGES, "target": torch.tensor([0, 1, 2, 0, 1, 2, 0])}
+    assert all(not torch.equal(a.weight, b.weight) for a, b in pairwise(module.last))
     embedding = module.network(IMAGES)
     expected = torch.stack([functional.cross_entropy(head(embedding), batch["target"]) for head in module.last]).mean()
     assert torch.allclose(module.loss(batch, 50)[0], expected)
@@ -247,6 +255,9 @@ def test_snapshots_are_different_networks_and_a_fit_that_ends_early_is_refused(t
     model = load_model_of(run, Snapshot(Classifier(plain), 4))
     assert model.mc_probs(torch.rand(5, 1, 8, 8)).std(1).max() > 1e-4
     assert torch.equal(model.snapshots[3].head.weight, model.network.head.weight)
+    images = torch.rand(5, 1, 8, 8)
+    by_hand = torch.stack([torch.softmax(each(images), -1) for each in model.snapshots], 1)
+    assert torch.allclose(model.mc_probs(images), by_hand, atol=1e-6)
     for make in (MODULES["snapshot"], MODULES["shared backbone"]):
         for callback in (StopAtTrainingAccuracy(0.5), BestWeights()):
             early = digits(tmp_path / "early", module=make, trainer={"max_steps": 60, "callbacks": [callback]})

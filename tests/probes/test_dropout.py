@@ -134,6 +134,13 @@ def test_all_ways_of_computing_draws_agree_with_multiplying_by_masks(backbone, r
     assert expected.isfinite().all()
 
 
+def test_each_layer_and_each_draw_tosses_its_own_coins():
+    masks = Masks(5, 20)
+    layers = torch.stack([masks.of(number, 0.5, torch.Size([50]), torch.device("cpu")) for number in range(3)])
+    for one, other in ((layers[0], layers[1]), (layers[1], layers[2]), (layers[0, :-1], layers[0, 1:])):
+        assert 0.42 < (one == other).float().mean() < 0.58  # of 950 pairs at least
+
+
 @given(st.integers(0, 2**31), st.floats(0.05, 0.95), st.floats(0, 1))
 @settings(max_examples=20)
 def test_thinned_chains_agree_for_any_rates(seed, first, second):

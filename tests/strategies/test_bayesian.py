@@ -10,7 +10,20 @@ import torch
 
 from deepal.functional import joint, uncertainty
 from deepal.signals import Signals
-from deepal.strategies import BALD, EPIG, BatchBALD, ConsensusKL, Entropy, Margin, Prefilter, Stochastic, VariationRatio
+from deepal.strategies import (
+    BALD,
+    EPIG,
+    BatchBALD,
+    ConsensusKL,
+    Entropy,
+    Margin,
+    MeanSTD,
+    PredictiveEntropy,
+    Prefilter,
+    Stochastic,
+    VariationRatio,
+    VoteEntropy,
+)  # fmt: skip
 from deepal.strategies.base import View, choose, top_k
 from deepal.testing import StrictSource, made_up_signals, select_from
 
@@ -29,10 +42,11 @@ class Counted(StrictSource):
 
     def __init__(self, signals, batch=16):
         super().__init__(signals, {"mc_probs"}, batch)
-        self.kept, self.passed = 0, 0
+        self.kept, self.passed, self.positions = 0, 0, []
 
     def read(self, positions, names):
         self.kept += len(positions)
+        self.positions += positions.tolist()
         return super().read(positions, names)
 
     def map(self, positions, names, score):
@@ -51,6 +65,32 @@ def test_row_wise_scores_pass_by_and_only_candidates_and_targets_are_kept():
     for strategy, kept in [(BALD(), 0), (VariationRatio(), 0), (BatchBALD(keep=40, num_samples=100), 40), (EPIG(25), 25)]:
         _, source = chosen_and_read(strategy, signals, 5)
         assert (source.kept, source.passed) == (kept, 300)
+
+
+@pytest.mark.parametrize(("strategy", "score"), [
+    (BALD(), uncertainty.mutual_information),
+    (PredictiveEntropy(), uncertainty.predictive_entropy),
+    (VariationRatio(), lambda draws: uncertainty.variation_ratio(draws, votes=True)),
+    (VariationRatio(votes=False), lambda draws: uncertainty.variation_ratio(draws, votes=False)),
+    (MeanSTD(), uncertainty.mean_std),
+    (VoteEntropy(), uncertainty.vote_entropy),
+    (ConsensusKL(), uncertainty.consensus_kl),
+], ids=repr)  # fmt: skip
+def test_each_asks_by_its_own_score(strategy, score):
+    signals = of_draws(80)
+    choice, scores = select_from(strategy, signals, 80), score(signals["mc_probs"])
+    assert torch.allclose(choice.scores, scores[choice.rows], atol=1e-6)
+    assert (choice.scores[1:] <= choice.scores[:-1]).all()
+
+
+def test_batchbald_enumerates_what_ten_thousand_samples_can():
+    signals = of_draws(12, members=8)
+    choice = select_from(BatchBALD(), signals, 6)
+    outcomes = signals["mc_probs"][choice.rows[0]].double()  # (K, C), and then C times as many for each row
+    for row in choice.rows[1:]:
+        outcomes = (outcomes.unsqueeze(2) * signals["mc_probs"][row].double().unsqueeze(1)).flatten(1)
+    apart = torch.special.entr(signals["mc_probs"][choice.rows].double()).sum((0, 2)).mean()
+    assert choice.notes["information"] == pytest.approx(float(uncertainty.entropy(outcomes.mean(0)) - apart), abs=1e-4)
 
 
 def test_a_batch_of_one_is_what_bald_chooses_and_bald_is_what_a_committee_does():
@@ -97,6 +137,17 @@ def test_copies_of_one_image_are_asked_by_bald_and_not_together():
     copies = {name: 5 - len({row % 10 for row in rows.tolist()}) for name, rows in (
         ("bald", select_from(BALD(), signals, 5).rows), ("batch", select_from(BatchBALD(), signals, 5).rows))}  # fmt: skip
     assert copies == {"bald": 4, "batch": 0}
+
+
+def test_epig_draws_its_others_anew_in_each_query():
+    signals, found = of_draws(50), []
+    for seed in range(20):
+        source = Counted(signals)
+        view = View(Signals(torch.arange(50), source), Signals.of({"target": torch.zeros(0)}))
+        choose(EPIG(5), view, 1, coins(seed))
+        assert len(set(source.positions)) == 5
+        found += source.positions
+    assert len(set(found)) > 35
 
 
 def test_epig_scores_against_others_drawn_from_the_pool():
