@@ -268,6 +268,26 @@ def test_snapshots_are_different_networks_and_a_fit_that_ends_early_is_refused(t
         short.run()
 
 
+def test_a_snapshot_keeps_the_statistics_of_its_batch_norm(tmp_path):
+    class Normed(MLP):
+        def __init__(self, shape, classes):
+            super().__init__(shape, classes, hidden=(6,), dropout=0)
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward_features(self, images):
+            return self.norm(super().forward_features(images))
+
+        def chain(self):
+            return None
+
+    run = digits(tmp_path, module=lambda: Snapshot(Classifier(Normed), 3), budget=20)
+    run.run()
+    model = load_model_of(run, Snapshot(Classifier(Normed), 3))
+    means = [each.norm.running_mean for each in model.snapshots]
+    assert all(not torch.equal(one, other) for one, other in pairwise(means))
+    assert torch.equal(means[-1], model.network.norm.running_mean)
+
+
 def load_model_of(run, module):
     return load_model(run.folder, module_with_task(module, run))
 

@@ -95,6 +95,16 @@ def test_draws_are_the_same_for_all_images_and_narrow_with_what_was_seen():
     assert torch.allclose(narrow.mean(1), module.probs(images), atol=1e-3)
 
 
+def test_what_was_learned_of_a_fit_before_is_forgotten():
+    head, embeddings = nn.Linear(5, 3), torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    posterior = Laplace()
+    once, twice = posterior.memory(head), posterior.memory(head)
+    posterior.learn(once, head, [embeddings[:9]])
+    posterior.learn(twice, head, [embeddings])
+    posterior.learn(twice, head, [embeddings[:9]])
+    assert all(torch.equal(one, other) for one, other in zip(once.buffers(), twice.buffers(), strict=True))
+
+
 def test_a_run_learns_it_after_each_fit_and_keeps_it_with_the_weights(tmp_path):
     made = {"strategy": BALD(), "module": lambda: Classifier(posterior=Laplace(draws=20))}
     runs = [digits(tmp_path / str(turn), **made) for turn in range(2)]
