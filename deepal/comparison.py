@@ -81,6 +81,11 @@ class Curves:
     axes: tuple[Array, ...]
     records: tuple[Record, ...]
 
+    @property
+    def reach(self) -> float:
+        """How far along the axis all of its runs go, which may be further than the grid."""
+        return float(min(axis[-1] for axis in self.axes))
+
     def seconds(self, phase: str) -> float:
         """Seconds of a phase in a run, on average; NaN where none was measured."""
         cycles = [[each["seconds"].get(phase, np.nan) for each in record.times["cycles"]] for record in self.records]

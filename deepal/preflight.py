@@ -95,6 +95,16 @@ def refuse_bad_needs(
         missing = [name for name in probe.asks if not callable(getattr(voice_of(module), name, None))]
         if missing:
             raise ValueError(f"{probe!r} asks {', '.join(missing)} of {type(module).__name__}, which cannot say it.")
+        if callable(getattr(voice_of(module), probe.says, None)):
+            raise ValueError(
+                f"{probe!r} says {probe.says}, and so does {type(module).__name__} by itself; leave one of them out."
+            )
+    for posterior in (getattr(module, "posterior", None), *probes):
+        if strategy.joint and not getattr(posterior, "consistent", True):
+            raise ValueError(
+                f"{strategy!r} reads what samples say together, and {posterior!r} gives each sample draws of its own; take "
+                f"consistent=True."
+            )
     said = {probe.says for probe in probes}
     for of, names in strategy.needs.items():
         for name in names:

@@ -74,9 +74,10 @@ def batch_bald(
     bounds = bounds.double()
     chosen, gains = [], []
     for turn in range(min(query_size, len(draws))):
+        known = torch.arange(len(draws))
         if turn:
-            _bring_up_to_date(bounds, draws, entropies, outcomes, tolerance if outcomes.sampled else -_ROUNDING)
-        row = int((bounds == bounds.max()).nonzero()[0])
+            known = _bring_up_to_date(bounds, draws, entropies, outcomes, tolerance if outcomes.sampled else -_ROUNDING)
+        row = int(known[bounds[known] == bounds[known].max()].min())
         chosen.append(row)
         gains.append(float(bounds[row]))
         bounds[row] = -torch.inf
@@ -87,8 +88,9 @@ def batch_bald(
     )
 
 
-def _bring_up_to_date(bounds: Tensor, draws: Tensor, entropies: Tensor, outcomes: "_Outcomes", tolerance: float) -> None:
-    """Replace the largest bounds by gains, until the best gain is above all other bounds, which then stay below it."""
+def _bring_up_to_date(bounds: Tensor, draws: Tensor, entropies: Tensor, outcomes: "_Outcomes", tolerance: float) -> Tensor:
+    """Replace the largest bounds by gains, until no other bound is above the best gain by more than the tolerance. Returns
+    the rows that were looked at, of which one is to be chosen: the bounds of the others are what they were."""
     order = bounds.sort(descending=True, stable=True)
     block, done, best = max(1, _COLUMNS // draws.shape[2]), 0, -torch.inf
     for rows, stale in zip(order.indices.split(block), order.values.split(block), strict=True):
@@ -98,8 +100,7 @@ def _bring_up_to_date(bounds: Tensor, draws: Tensor, entropies: Tensor, outcomes
         bounds[rows] = outcomes.gains(draws[rows], entropies[rows], best if tolerance > -torch.inf else -torch.inf)
         best = max(best, float(bounds[rows].max()))
         done += len(rows)
-    behind = order.indices[done:]
-    bounds[behind] = bounds[behind].clamp_max(best - 1e-12)  # within the tolerance: none is chosen unseen
+    return order.indices[:done]
 
 
 class _Outcomes:

@@ -160,7 +160,7 @@ class _Summed:
     def pays(product: Product, stay: Tensor, outputs: Sequence[Tensor]) -> bool:
         """Whether that is less work, by a margin, than convolutions without the channels that do not stay. (On a GPU many
         small products are no gain.)"""
-        if isinstance(product, nn.Linear) or stay.device.type != "cpu":
+        if isinstance(product, nn.Linear) or isinstance(product.padding, str) or stay.device.type != "cpu":
             return False
         taps, draws = product.weight[0, 0].numel(), len(stay)
         into, out_of = float(stay.float().mean()), float(_stays(outputs, product.out_channels).float().mean())

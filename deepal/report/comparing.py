@@ -68,8 +68,8 @@ def labels(setting: Setting) -> list[list[str]]:
     rows = [
         [
             row.curves.name,
-            *(_reached(each, most) for each in row.targets),
-            *([_reached(row.efficiency, most)] if setting.baseline else []),
+            *(_reached(each, row.curves.reach) for each in row.targets),
+            *([_reached(row.efficiency, row.curves.reach)] if setting.baseline else []),
             _mean(row.final),
         ]
         for row in setting.rows
@@ -201,7 +201,7 @@ def _gain(value: Difference) -> str:
 
 
 def _reached(value: Reached | None, most: float) -> str:
-    """Args: most: labels that there are."""
+    """Args: most: labels that all runs go to."""
     if value is None:
         return "-"
     median = f"{value.median:.10g}" if isfinite(value.median) else f"> {most:.10g}"

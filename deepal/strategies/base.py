@@ -46,6 +46,8 @@ class QueryStrategy(ABC):
     keeps_prefix: bool = True
     """Whether the first k of K chosen rows are what a query of k would have chosen: then a query that is answered in part
     is a good query. Methods that choose row after row do, methods that choose a set at once do not."""
+    joint: bool = False
+    """Whether it reads draws of several samples together, which then have to be consistent."""
 
     @abstractmethod
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
@@ -55,10 +57,23 @@ class QueryStrategy(ABC):
         """
 
 
+class Scoring(QueryStrategy):
+    """A strategy that takes the rows of highest score. Ties are broken by the generator."""
+
+    @abstractmethod
+    def scores(self, view: View, generator: torch.Generator) -> Tensor:
+        """The score of each row of the pool, (N,), higher is more informative."""
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        scores = self.scores(view, generator)
+        rows = top_k(scores, query_size, generator, by=repr(self))
+        return Choice(rows, scores[rows])
+
+
 @dataclass(frozen=True)
-class Acquisition(QueryStrategy):
-    """A strategy that scores each row by itself and takes the highest: `score` runs inside the scan, batch by batch,
-    so only the scores are ever kept. Ties are broken by the generator.
+class Acquisition(Scoring):
+    """A strategy that scores each row by itself: `score` runs inside the scan, batch by batch, so only the scores are ever
+    kept.
 
     Args: reduce: how the scores of a sample's sites (labels, pixels) become one. The mean of pixels asks for images that
         are doubtful all over, the maximum for one doubtful pixel, the sum for much that is doubtful.
@@ -75,14 +90,8 @@ class Acquisition(QueryStrategy):
         """One finite number a row, (B,), or a site, (B, ...), higher is more informative, from the signals that
         `needs["pool"]` names."""
 
-    def scores(self, view: View) -> Tensor:
-        """The score of each row of the pool, (N,)."""
+    def scores(self, view: View, generator: torch.Generator) -> Tensor:
         return view.pool.map(self._score_of_rows, self.needs["pool"])
-
-    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        scores = self.scores(view)
-        rows = top_k(scores, query_size, generator, by=repr(self))
-        return Choice(rows, scores[rows])
 
     def _score_of_rows(self, signals: Mapping[str, Tensor]) -> Tensor:
         scores = self.score(signals)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import joint, uncertainty
-from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, top_k
+from deepal.strategies.base import Acquisition, Choice, QueryStrategy, Scoring, View, top_k
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +87,18 @@ class BatchBALD(QueryStrategy):
     """The batch whose labels together say most of the weights, chosen greedily (Kirsch et al., 2019).
 
     No row adds more than its own BALD score. So where the least gain of the batch is above the score of every row that was
-    left out, the batch is the one that the whole pool would have given: that is the note `certified`.
+    left out, the batch is the one that all rows it was given would have made: that is the note `certified`.
 
     Args:
         num_samples: outcomes of the joint distribution, once they are too many to enumerate.
-        keep: how many rows of largest BALD score are looked at together; they are read in a second scan.
+        keep: how many rows of largest BALD score are looked at together (at least those of a query); they are read in a
+            second scan.
     """
 
     num_samples: int = 10_000
     keep: int = 10_000
     needs = {"pool": ("mc_probs",)}
+    joint = True
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "keep"):
@@ -104,6 +106,8 @@ class BatchBALD(QueryStrategy):
                 raise ValueError(f"BatchBALD({name}={getattr(self, name)}) must be at least 1.")
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        if not len(view.pool) or not query_size:
+            return Choice(torch.empty(0, dtype=torch.long))
         keep = max(self.keep, query_size)
         if len(view.pool) <= keep:
             one_a_draw(self, view.pool["mc_probs"])  # one scan will do
@@ -128,26 +132,33 @@ class BatchBALD(QueryStrategy):
 
 
 @dataclass(frozen=True)
-class EPIG(QueryStrategy):
+class EPIG(Scoring):
     """Where a label would say most of the predictions for others, drawn from the pool: weights that no prediction depends
-    on are not asked about (Bickford Smith et al., 2023).
+    on are not asked about (Bickford Smith et al., 2023). Its samples are scored one by one, and several that score high may
+    say the same: for a query of more than one there is `Stochastic(of=EPIG())`.
 
     Args: num_targets: how many others, drawn anew in each query.
     """
 
     num_targets: int = 100
     needs = {"pool": ("mc_probs",)}
+    joint = True
 
     def __post_init__(self) -> None:
         if self.num_targets < 1:
             raise ValueError(f"EPIG(num_targets={self.num_targets}) must be at least 1.")
 
-    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+    def scores(self, view: View, generator: torch.Generator) -> Tensor:
+        if not len(view.pool):
+            return torch.empty(0)
         others = torch.randperm(len(view.pool), generator=generator)[: self.num_targets]
         target = one_a_draw(self, view.pool.take(others)["mc_probs"])
-        scores = view.pool.map(lambda signals: joint.epig(signals["mc_probs"], target), self.needs["pool"])
-        rows = top_k(scores, query_size, generator, by=repr(self))
-        return Choice(rows, scores[rows])
+
+        def epig(signals: Mapping[str, Tensor]) -> Tensor:
+            pool = signals["mc_probs"]
+            return joint.epig(pool, target.to(pool.device))  # a scan scores on its device, and keeps signals on the CPU
+
+        return view.pool.map(epig, self.needs["pool"])
 
 
 def one_a_draw(strategy: QueryStrategy, mc_probs: Tensor) -> Tensor:

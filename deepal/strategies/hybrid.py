@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import noise
-from deepal.strategies.base import Acquisition, Choice, Needs, QueryStrategy, View, choose, top_k
+from deepal.strategies.base import Choice, Needs, QueryStrategy, Scoring, View, choose, top_k
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Prefilter(QueryStrategy):
     def keeps_prefix(self) -> bool:  # type: ignore[override]  # up to `keep`; with a factor, each query has a list of its own
         return self.keep is not None and self.then.keeps_prefix
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        return self.by.joint or self.then.joint
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         kept = choose(self.by, view, self._keep(query_size), generator).rows.sort().values
         choice = choose(self.then, view.take(kept), query_size, generator)
@@ -81,6 +85,10 @@ class PerGroup(QueryStrategy):
     def keeps_prefix(self) -> bool:  # type: ignore[override]
         return self.of.keeps_prefix
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        return self.of.joint
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         """Longer and longer queries of `of`, until enough of one are within the limit; then its others, one more of each
         group at a time."""
@@ -108,11 +116,16 @@ class Stochastic(QueryStrategy):
     Args: of: gives the scores; kind: as above; beta: 0 is uniform, and the larger the nearer to the largest scores.
     """
 
-    of: Acquisition
+    of: Scoring
     kind: Kind = "power"
     beta: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.of, Scoring):
+            raise ValueError(
+                f"Stochastic(of={self.of!r}) draws by the scores of single samples, which this does not give; BALD() and "
+                f"Margin() do, and so does every Acquisition."
+            )
         if self.kind not in _LOG_WEIGHTS:
             raise ValueError(f"Stochastic(kind={self.kind!r}) must be one of {', '.join(_LOG_WEIGHTS)}.")
         if not (self.beta >= 0 and isfinite(self.beta)):
@@ -122,28 +135,43 @@ class Stochastic(QueryStrategy):
     def needs(self) -> Needs:  # type: ignore[override]
         return self.of.needs
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        return self.of.joint
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        scores = self.of.scores(view)
+        scores = self.of.scores(view, generator)
         if self.kind == "power" and len(scores) and scores.min() < -1e-6:
             raise ValueError(
                 f"{self!r} raises scores to a power, and some are negative; take kind='softmax' or 'softrank'."
             )
-        weighed = self.beta * _LOG_WEIGHTS[self.kind](scores.double())
-        perturbed = weighed + noise.gumbel(noise.seed_of(generator), view.pool.positions)
+        seed = noise.seed_of(generator)
+        coins = noise.uniform(seed, view.pool.positions, torch.tensor(1))
+        weighed = _LOG_WEIGHTS[self.kind](scores.double(), coins, self.beta)
+        perturbed = weighed + noise.gumbel(seed, view.pool.positions)
         rows = top_k(perturbed, query_size, generator, by=repr(self))
         return Choice(rows, scores[rows])
 
 
-def _rank(scores: Tensor) -> Tensor:
-    """The place of each score among all, from 1 for the largest; equal scores share one."""
-    _, which, counts = scores.unique(return_inverse=True, return_counts=True)
-    return (counts.flip(0).cumsum(0).flip(0) - counts)[which] + 1
+def _power(scores: Tensor, coins: Tensor, beta: float) -> Tensor:
+    """No score has no weight beside others, whatever beta, but for 0, which is uniform."""
+    weighed = beta * scores.clamp_min(torch.finfo(torch.float32).tiny).log()
+    return weighed.masked_fill(scores <= 0, _NO_WEIGHT) if beta else weighed
 
 
-_LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor], Tensor]] = {
-    "power": lambda scores: scores.clamp_min(torch.finfo(torch.float32).tiny).log(),  # no score, no weight beside others
-    "softmax": lambda scores: scores,
-    "softrank": lambda scores: -_rank(scores).double().log(),
+def _softrank(scores: Tensor, coins: Tensor, beta: float) -> Tensor:
+    """By the place of each score among all, from 1 for the largest; between equal scores coins decide."""
+    order = coins.argsort()
+    order = order[scores[order].argsort(descending=True, stable=True)]
+    places = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device)
+    return -beta * torch.empty_like(places).index_copy_(0, order, places).log()
+
+
+_NO_WEIGHT = -1e9  # and noise beside it, so that of rows that have none each is as likely
+_LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "power": _power,
+    "softmax": lambda scores, coins, beta: beta * scores,
+    "softrank": _softrank,
 }
 
 

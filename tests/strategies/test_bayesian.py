@@ -173,6 +173,49 @@ def test_a_stochastic_query_is_a_draw_without_replacement_by_weight(kind):
     assert chi2 < 31.3  # 11 degrees, p = .001
 
 
+def test_a_row_of_no_score_has_no_weight_whatever_beta():
+    probs = torch.tensor([[0.5, 0.5]] * 200 + [[0.9, 0.1]] * 3)  # of margin 1, and of .2
+
+    class Least(Margin):
+        def score(self, signals):
+            return 1 - super().score(signals)
+
+    for seed in range(20):
+        rows = select_from(Stochastic(Least(), beta=0.05), {"probs": probs}, 5, seed=seed).rows.tolist()
+        assert set(rows[:3]) == {200, 201, 202}
+    beyond = {select_from(Stochastic(Least(), beta=0.05), {"probs": probs}, 4, seed=n).rows[3].item() for n in range(20)}
+    assert len(beyond) > 10
+
+
+def test_places_of_equal_scores_are_tossed_for():
+    """Else all that score nothing would have the weight of the first of them."""
+    votes = torch.zeros(2000, 10, 2)
+    votes[..., 0] = 1
+    votes[:20, :5] = torch.tensor([0.0, 1.0])
+    signals = {"mc_probs": votes, "probs": votes.mean(1)}
+    first = [
+        select_from(Stochastic(VariationRatio(), "softrank"), signals, 1, seed=seed).rows.item() for seed in range(400)
+    ]
+    weights = 1 / torch.arange(1, 2001)
+    assert sum(row < 20 for row in first) / 400 == pytest.approx(float(weights[:20].sum() / weights.sum()), abs=0.1)
+
+
+def test_epig_of_several_is_drawn_too():
+    signals = of_draws(60)
+    chosen = select_from(Stochastic(EPIG(num_targets=60)), signals, 8).rows
+    assert len(chosen.unique()) == 8
+    top = select_from(EPIG(num_targets=60), signals, 8).rows
+    assert set(chosen.tolist()) != set(top.tolist())
+    with pytest.raises(ValueError, match=r"Stochastic\(of=BatchBALD.*scores of single samples"):
+        Stochastic(BatchBALD())
+
+
+def test_of_nothing_nothing_is_chosen():
+    signals = {"mc_probs": torch.zeros(0, 5, 3), "probs": torch.zeros(0, 3)}
+    for strategy in (BALD(), BatchBALD(), EPIG(), Stochastic(EPIG())):
+        assert not len(select_from(strategy, signals, 3).rows)
+
+
 def test_between_uniform_and_the_largest():
     signals = made_up_signals(40, 0)
     top = select_from(Entropy(), signals, 5).rows.tolist()
@@ -207,12 +250,6 @@ def test_scores_of_zero_come_last_and_negative_ones_are_refused():
         assert {50, 51, 52} == set(select_from(Stochastic(Margin()), {"probs": probs}, 3, seed=seed).rows.tolist())
     with pytest.raises(ValueError, match="some are negative; take kind='softmax'"):
         select_from(Stochastic(Signed()), {"probs": probs.flip(1)}, 3)
-
-
-def test_equal_scores_share_a_rank():
-    from deepal.strategies.hybrid import _rank
-
-    assert _rank(torch.tensor([3.0, 1.0, 3.0, 2.0, 1.0])).tolist() == [1, 4, 1, 3, 4]
 
 
 @pytest.mark.parametrize(
