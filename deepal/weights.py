@@ -69,8 +69,7 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     if not described:
         raise ValueError(f"{file} is not a whole file of weights; run its run again, which writes it anew.")
     if module is None:
-        recipe = {key: value for key, value in described["module"].items() if key != "metrics"}  # not for inference
-        module = _build(recipe)()
+        module = _build(described["module"])()
         module.configure_network(Task.from_json(described["task"]))
     load_into(module, file)
     return module.eval()
@@ -95,5 +94,5 @@ def _build(described: Any) -> Any:
         raise ValueError(
             f"the file was written by {name or 'a module'}, which is not deepal's; build it, and give it as module=."
         )
-    options = {key: _build(value) for key, value in described.items() if key != "class"}
+    options = {key: _build(value) for key, value in described.items() if key not in ("class", "metrics")}  # nor for tests
     return made(**options) if issubclass(made, Probe) else partial(made, **options)

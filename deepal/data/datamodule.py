@@ -369,7 +369,9 @@ class ActiveDataModule(LightningDataModule, ABC):
         return self.on_after_batch_transfer({name: each.to(device) for name, each in batch.items()}, 0)
 
     def scanned(self, batch: Any, device: torch.device) -> Any:
-        """A batch of `scan_dataloader` as a module reads it, on the device."""
+        """A batch of `scan_dataloader` as a module reads it, on the device. Raises UnreadableError for a damaged batch."""
+        if isinstance(batch, Damaged):
+            raise UnreadableError(batch.reasons, batch.part)
         batch = move_data_to_device(batch, device)
         return {**batch, "input": self.task.normalize(batch["input"])}
 

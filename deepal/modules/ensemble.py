@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from deepal.functional import gradients
@@ -34,7 +35,13 @@ class Voting(Measured):
 
     def __init__(self, of: Recipe) -> None:
         made = deepcopy(of)
-        recipe = made if isinstance(made, Classifier) else made()
+        recipe = made if isinstance(made, nn.Module) or not callable(made) else made()
+        if type(recipe) is not Classifier:
+            given = getattr(of, "__name__", type(recipe).__name__)
+            raise ValueError(
+                f"{type(self).__name__}(of={given}) trains networks as a Classifier does, and nothing that another class "
+                f"says or does would be used; give a Classifier, with a backbone, an optimizer and a scheduler of yours."
+            )
         if recipe.posterior is not None:
             raise ValueError(f"{type(self).__name__} is a posterior itself; leave the posterior out of its classifier.")
         super().__init__(recipe.metrics)
@@ -100,8 +107,9 @@ class Ensemble(Voting):
     """A deep ensemble: independent networks, each with an initialisation and an order of the training images of its own
     (Lakshminarayanan et al., 2017; Beluch et al., 2018), trained in one fit.
 
-    Fully connected networks are one stack of matrices; others are computed one after another. The weights come out the
-    same, but for rounding and the coins of dropout.
+    Fully connected networks are one stack of matrices, where the optimizer looks at each number by itself (SGD, Adam and
+    their like); others are computed one after another. The weights come out the same, but for rounding and the coins of
+    dropout.
 
     Args: of: a classifier, each member is like it; members: how many.
     """
@@ -118,7 +126,9 @@ class Ensemble(Voting):
         """Draw the networks, from the global generator."""
         super().configure_network(task)
         networks = self._networks(task)
-        together = type(self) is Ensemble and not self.of.frozen and all(map(Stack.holds, networks))
+        optimizer = type(self.of.optimizer([nn.Parameter(torch.zeros(1))]))
+        stacks = type(self) is Ensemble and not self.of.frozen and optimizer in _BY_NUMBER
+        together = stacks and all(map(Stack.holds, networks))
         self.networks = Stack(networks) if together else Side(networks)
 
     def _networks(self, task: Task) -> list[Network]:
@@ -142,6 +152,10 @@ class Ensemble(Voting):
         loss = self.orders * functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # the sum of their means
         loss = loss + self.of.penalty(self.networks.hidden_weights(), images)
         return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+
+
+_BY_NUMBER = {SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop}
+"""Optimizers that treat each number by itself, whatever tensor it lies in."""
 
 
 class Committee(Ensemble):
@@ -179,6 +193,12 @@ class SharedBackbone(Ensemble):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         _refuse_monitors(self)
+        distributed = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+        if not distributed.get("find_unused_parameters"):
+            raise ValueError(
+                "SharedBackbone trains one of its networks alone at first, which the ddp strategy takes for a mistake; "
+                "give trainer.strategy=ddp_find_unused_parameters_true."
+            )
         self.parted.fill_(False)  # of a fit before, whose weights are gone on from
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -188,6 +208,9 @@ class SharedBackbone(Ensemble):
                 network.load_state_dict(self.networks[0].state_dict())
             self.parted.fill_(True)
         return super().training_step(batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        _refuse_early_end(self)
 
     def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
         """The loss of the first network on its part of the batch alone, and later that of all on theirs."""
@@ -240,6 +263,7 @@ class Snapshot(Voting):
         return super().training_step(batch, batch_idx)
 
     def on_train_end(self) -> None:
+        _refuse_early_end(self)
         self._keep()
 
     def _restarts(self) -> list[int]:
@@ -316,6 +340,16 @@ def _refuse_monitors(module: Voting) -> None:
                 f"{type(module).__name__} divides a fit into parts, of which {type(callback).__name__} would cut some off "
                 f"or put them back; leave it out."
             )
+
+
+def _refuse_early_end(module: Voting) -> None:
+    """Raises ValueError where a fit ends before all of its parts are done, by whatever stopped it."""
+    done, steps = module.trainer.global_step, _length(module, least=1)
+    if done < steps:
+        raise ValueError(
+            f"{type(module).__name__} divides a fit into parts, and this one was stopped after {done} of {steps} steps; "
+            f"leave out what stopped it, and give it as many as it is to have (trainer.max_epochs or trainer.max_steps)."
+        )
 
 
 def _length(module: Voting, least: int) -> int:

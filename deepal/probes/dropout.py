@@ -8,19 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from deepal.functional import noise
 from deepal.nn import Network
 from deepal.probes.posterior import Posterior
 from deepal.probes.thinned import Thinned
 
-_ROWS = 8192  # draws times images that are computed together, of networks that are not thinned
+_ROWS, _PIXELS = (
+    8192,
+    2**23,
+)  # draws times images that are computed together, of networks that are not thinned, and their pixels
 
 
 @dataclass(frozen=True)
 class MCDropout(Posterior):
     """Draws by dropout, switched on for reading: the dropout layers alone, and functional dropout, of whatever kind; batch
-    norm and all else stay in eval mode. (The dropout inside of attention stays off.)
+    norm and all else stay in eval mode. (The dropout inside of attention and of recurrent layers stays off.)
 
     What comes before the first dropout layer is computed once for all draws. A chain of layers is then thinned: each draw
     is a smaller network, without what is dropped (`Thinned`). Elsewhere all draws are computed together, and where a
@@ -116,7 +120,7 @@ class _Dropping(TorchFunctionMode):
             return self._dropped(_KINDS[func], *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def _dropped(self, kind: _Kind, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def _dropped(self, kind: _Kind, input: Tensor, p: float = 0.5, *how: Any, **named: Any) -> Tensor:
         layer, self.layers = self.layers, self.layers + 1
         if p == 0:
             return input
@@ -176,17 +180,32 @@ class _Draws:
     def _quickest(self, images: Any) -> Callable[[Any], Tensor]:
         some = images[:8] if isinstance(images, Tensor) else images
         last = self._pass(some, self.masks.draws - 1)
+        if self.consistent:
+            self._refuse_other_orders(some, last)
         exact = last.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         for read in (self.thin, self.together) if self.thinned else (self.together,):
             try:
                 found = read(some)
             except NotByRowsError:
                 raise
-            except (RuntimeError, ValueError, IndexError):
+            except (RuntimeError, ValueError, IndexError, TypeError):
                 continue
             if found[:, -1].shape == last.shape and torch.allclose(found[:, -1], last, atol=1e-5 if exact else 1e-2):
                 return read
         return self.one_by_one
+
+    def _refuse_other_orders(self, images: Any, last: Tensor) -> None:
+        """Raises NotByRowsError where a draw says something else of images in another order: its masks belong to places."""
+
+        def turned(each: Any) -> Any:
+            return each.flip(0) if isinstance(each, Tensor) and each.ndim and len(each) == len(last) else each
+
+        other = self._pass(tree_map(turned, images), self.masks.draws - 1)
+        if not torch.allclose(turned(other), last, atol=1e-2, equal_nan=True):
+            raise NotByRowsError(
+                f"MCDropout gives all images the same masks, and those of a dropout layer of {type(self.module).__name__} "
+                f"depend on where in a batch an image lies; let images come first (batch_first=True)."
+            )
 
     def thin(self, images: Tensor) -> Tensor:
         """Each draw by a smaller network."""
@@ -197,7 +216,8 @@ class _Draws:
         """All draws in K * B rows, as many images at a time as fit."""
         if not isinstance(images, Tensor):
             return self._apart(self._pass(images))
-        return torch.cat([self._apart(self._pass(some)) for some in images.split(max(1, _ROWS // self.masks.draws))])
+        rows = min(_ROWS, _PIXELS // max(images[0].numel(), 1)) if len(images) else _ROWS
+        return torch.cat([self._apart(self._pass(some)) for some in images.split(max(1, rows // self.masks.draws))])
 
     def one_by_one(self, images: Any) -> Tensor:
         """A pass for each draw."""

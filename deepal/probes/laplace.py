@@ -34,8 +34,8 @@ class Laplace(Posterior):
     def __post_init__(self) -> None:
         if self.draws < 1:
             raise ValueError(f"Laplace(draws={self.draws}) must be at least 1.")
-        if self.prior_precision is not None and self.prior_precision <= 0:
-            raise ValueError(f"Laplace(prior_precision={self.prior_precision}) must be above 0.")
+        if self.prior_precision is not None and not 0 < self.prior_precision < math.inf:
+            raise ValueError(f"Laplace(prior_precision={self.prior_precision}) must be a number above 0.")
 
     def memory(self, head: nn.Linear) -> nn.Module:
         return Curvature(_with_ones(head, head.weight.new_empty(0, head.in_features)).shape[1], head.out_features)
@@ -91,7 +91,10 @@ class Curvature(nn.Module):
         self.images += len(inputs)
 
     def spread(self, toss: Tensor, weights: Tensor, prior_precision: float | None) -> Tensor:
-        """Standard normal numbers (K, C, D) as deviations from the weights (C, D)."""
+        """Standard normal numbers (K, C, D) as deviations from the weights (C, D); not a number where what was seen is
+        none, after a fit that has diverged."""
+        if not all(each.isfinite().all() for each in (self.of_inputs, self.of_classes, weights)):
+            return torch.full_like(toss, torch.nan)
         a, features = torch.linalg.eigh(self.of_inputs)
         g, classes = torch.linalg.eigh(self.of_classes / self.images.clamp_min(1))
         curvature = g.clamp_min(0).unsqueeze(1) * a.clamp_min(0)

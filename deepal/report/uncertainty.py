@@ -40,7 +40,9 @@ def draw(uncertainty: Uncertainty, chosen: Sequence[int], title: str, path: Path
     """Draw both parts of the uncertainty of images, those at the positions `chosen` marked."""
     epistemic = np.asarray(uncertainty.epistemic)
     entropy = epistemic + np.asarray(uncertainty.aleatoric)
-    asked = np.isin(np.asarray(uncertainty.positions), np.asarray(chosen))
+    known = np.isfinite(entropy)  # after a fit that has diverged, little is
+    entropy, epistemic = entropy[known], epistemic[known]
+    asked = np.isin(np.asarray(uncertainty.positions)[known], np.asarray(chosen))
     others = np.flatnonzero(~asked)
     others = others[:: max(1, -(-len(others) // _POINTS))]
     figure = figures.new_figure(6.4, 4.6)

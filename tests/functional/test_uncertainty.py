@@ -191,6 +191,12 @@ def test_a_small_disagreement_of_sure_draws_is_not_lost_in_single_precision():
     assert uncertainty.mutual_information(rows).item() == pytest.approx(truth, rel=0.01)
 
 
+def test_equal_draws_have_no_negative_information_in_single_precision():
+    """As the difference of two entropies has in every third row."""
+    one = torch.softmax(torch.randn(2000, 1, 10, generator=torch.Generator().manual_seed(0)), -1)
+    assert uncertainty.mutual_information(one.expand(-1, 7, -1).contiguous()).min() >= 0
+
+
 def test_half_precision_and_sites():
     p = draws(3)
     sites = p.unsqueeze(2).expand(-1, -1, 2, -1)

@@ -1,13 +1,16 @@
 """Ensembles: stacked or looped they train alike, and what they predict is the average of probabilities."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 from torch.nn import functional
-from torch.optim import SGD
+from torch.optim import SGD, Adafactor, AdamW
 from torch.optim.lr_scheduler import StepLR
+from torchmetrics.classification import MulticlassCohenKappa
 
 from deepal import load_model
 from deepal.callbacks import BestWeights, StopAtTrainingAccuracy
@@ -357,6 +360,41 @@ def test_runs_repeat_and_their_models_are_read_back(tmp_path, make):
     assert Outcome.of(runs[0]) == Outcome.of(runs[1])
 
 
+@pytest.mark.parametrize("make", [MODULES["snapshot"], MODULES["shared backbone"]], ids=["snapshot", "shared backbone"])
+def test_a_fit_that_anything_stops_early_is_refused(tmp_path, make):
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step >= 7
+
+    run = digits(tmp_path, module=make, trainer={"max_steps": 60, "callbacks": [Stops()]})
+    with pytest.raises(ValueError, match=r"stopped after \d+ of 60 steps"):
+        run.run()
+
+
+def test_only_what_treats_each_number_by_itself_trains_a_stack():
+    assert isinstance(drawn(Ensemble(Classifier(plain, optimizer=partial(AdamW, lr=0.1)), 2)).networks, Stack)
+    assert isinstance(drawn(Ensemble(Classifier(plain, optimizer=Adafactor), 2)).networks, Side)
+
+
+def test_the_trunk_of_split_heads_learns_from_all_of_them():
+    module = drawn(SplitHead(Classifier(plain), 3))
+    batch = {"input": IMAGES, "target": torch.tensor([0, 1, 2, 0, 1, 2, 0])}
+    trunk = list(module.network.parameters())
+    found = torch.autograd.grad(module.loss(batch, 50)[0], trunk)
+    losses = [functional.cross_entropy(head(module.network(IMAGES)), batch["target"]) for head in module.last]
+    each = [torch.autograd.grad(loss, trunk, retain_graph=True) for loss in losses]
+    for gradient, *of_heads in zip(found, *each, strict=True):
+        assert gradient.abs().max() > 0
+        assert torch.allclose(gradient, torch.stack(of_heads).mean(0), atol=1e-6)
+
+
+def test_a_model_that_was_measured_by_more_is_read_back(tmp_path):
+    more = {"kappa": MulticlassCohenKappa(10)}
+    run = digits(tmp_path, strategy=BALD(), module=Ensemble(Classifier(MLP, metrics=more), 2), budget=20)
+    run.run()
+    assert load_model(run.folder).mc_probs(torch.rand(3, 1, 8, 8)).shape == (3, 2, 10)
+
+
 def test_a_model_of_named_parts_is_read_back_by_its_file_alone(tmp_path):
     run = digits(tmp_path, strategy=BALD(), module=Ensemble(Classifier(MLP), 2), budget=20)
     run.run()
@@ -382,6 +420,8 @@ def test_frozen_features_stay_as_they_are():
         (lambda: Snapshot(cycles=0), r"Snapshot\(cycles=0\)"),
         (lambda: Snapshot(Classifier(scheduler=lambda each: StepLR(each, 1))), "leave the scheduler out"),
         (lambda: SplitHead(heads=0), r"SplitHead\(heads=0\)"),
+        (lambda: Ensemble(Ensemble), r"Ensemble\(of=Ensemble\) trains networks as a Classifier"),
+        (lambda: Snapshot(type("Mine", (Classifier,), {})()), r"Snapshot\(of=Mine\)"),
     ],
 )
 def test_what_cannot_be_is_refused(make, says):

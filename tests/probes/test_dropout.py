@@ -17,7 +17,7 @@ from deepal.nn import MLP, BatchBALDCNN, GalCNN, Network, ResNet18
 from deepal.probes import MCDropout, thinned
 from deepal.probes.dropout import Masks, NotByRowsError, _Draws
 from deepal.probes.thinned import Thinned
-from deepal.strategies import BALD, BatchBALD, Random
+from deepal.strategies import BALD, EPIG, BatchBALD, Prefilter, Random, Stochastic
 from deepal.task import Task
 from tests.modules.test_adapter import ADAPTED, Tagger, over
 from tests.runs import Outcome, digits
@@ -180,6 +180,56 @@ def test_convolutions_summed_from_what_their_channels_add_agree(seed, first, sec
     ):
         found = torch.softmax(Thinned.of(module.chain(), masks.of)(IMAGES, 4), -1)
     assert torch.allclose(found, by_hand(module, masks), atol=1e-5)
+
+
+def test_padding_by_name_is_read_like_any_other():
+    layers = [nn.Conv2d(1, 6, 5, padding="same"), nn.Dropout2d(), nn.Conv2d(6, 5, 5, padding="same"), nn.Dropout2d(0.2),
+              nn.AvgPool2d(5), nn.Flatten()]  # fmt: skip
+    module, posterior = classifier(lambda shape, classes: Layers(layers, 80, classes)), MCDropout(100)
+    assert torch.allclose(read(posterior, module), by_hand(module, masks_of(posterior)), atol=1e-5)
+
+
+class Recurrent(LightningModule):
+    """Rows of pixels one after another, time first, and a dictionary for a batch, or images."""
+
+    def __init__(self, named):
+        super().__init__()
+        self.named, self.read, self.head = named, nn.GRU(20, 6), nn.Linear(6, 4)
+
+    def probs(self, batch):
+        images = batch["image"] if self.named else batch
+        read, _ = self.read(images.squeeze(1).transpose(0, 1))
+        return torch.softmax(self.head(functional.dropout(read, training=self.training)[-1]), -1)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_masks_that_belong_to_places_in_a_batch_are_refused(named):
+    images = IMAGES[:5]  # of which twenty rows are a multiple
+    with torch.inference_mode(), pytest.raises(NotByRowsError, match="where in a batch an image lies"):
+        MCDropout(6).start(Recurrent(named).eval(), coins())({"image": images} if named else images)
+
+
+def test_dropout_by_torchs_own_name_is_switched_on(monkeypatch):
+    class Bare(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(400, 4)
+
+        def probs(self, images):
+            return torch.softmax(self.head(torch.dropout(images.flatten(1), p=0.5, train=self.training)), -1)
+
+    with torch.inference_mode():
+        assert MCDropout(5).start(Bare().eval(), coins())(IMAGES).std(1).max() > 1e-3
+
+
+def test_draws_of_each_images_own_are_refused_where_they_are_read_together(tmp_path):
+    own = MCDropout(5, consistent=False)
+    for strategy in (BatchBALD(), Stochastic(EPIG()), Prefilter(BALD(), BatchBALD())):
+        with pytest.raises(ValueError, match="take consistent=True"):
+            digits(tmp_path, strategy=strategy, module=lambda: Classifier(posterior=own)).run()
+    with pytest.raises(ValueError, match="says mc_probs, and so does Classifier by itself"):
+        digits(tmp_path, strategy=BALD(), module=lambda: Classifier(posterior=own), probes=[MCDropout(5)]).run()
+    digits(tmp_path, strategy=BALD(), module=lambda: Classifier(posterior=own), budget=30).run()
 
 
 def test_it_sums_where_kernels_are_large_and_draws_many():

@@ -117,7 +117,16 @@ def test_a_run_learns_it_after_each_fit_and_keeps_it_with_the_weights(tmp_path):
     assert torch.equal(model.mc_probs(images), load_model(runs[1].folder).mc_probs(images))
 
 
-@pytest.mark.parametrize("wrong", [{"draws": 0}, {"prior_precision": 0.0}])
+def test_after_a_fit_that_has_diverged_nothing_is_a_number():
+    head = nn.Linear(5, 3)
+    posterior = Laplace(draws=4)
+    memory = posterior.memory(head)
+    posterior.learn(memory, head, [torch.full((2, 5), torch.nan)])
+    weights = torch.zeros(3, 6, dtype=torch.float64)
+    assert memory.spread(torch.randn(4, 3, 6, dtype=torch.float64), weights, None).isnan().all()
+
+
+@pytest.mark.parametrize("wrong", [{"draws": 0}, {"prior_precision": 0.0}, {"prior_precision": float("nan")}])
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="Laplace"):
         Laplace(**wrong)

@@ -1,5 +1,6 @@
 import io
 import re
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from deepal.ledger import Result
 from deepal.modules import Classifier
 from deepal.probes import MCDropout
 from deepal.report import Curve, Display, QueryPictures, TensorBoard, UncertaintyMap, WeightsAndBiases
+from deepal.report.uncertainty import draw
 from deepal.strategies import BALD, BatchBALD, Margin
 from tests.runs import digits
 
@@ -95,6 +97,10 @@ def test_what_a_posterior_is_unsure_of_is_drawn_with_what_was_asked(tmp_path):
     shown([UncertaintyMap()], tmp_path, strategy=BALD(), module=lambda: Classifier(posterior=MCDropout(5)))
     (folder,) = tmp_path.iterdir()
     assert [file.name for file in (folder / "uncertainty").iterdir()] == ["000.png"]
+    nothing = np.full(9, np.nan)
+    draw(
+        SimpleNamespace(positions=np.arange(9), aleatoric=nothing, epistemic=nothing), [3], "diverged", tmp_path / "nan.png"
+    )
     picture = np.asarray(Image.open(folder / "uncertainty" / "000.png").convert("RGB")).reshape(-1, 3)
     assert (picture == (213, 94, 0)).all(1).sum() > 50  # the asked ones stand out
 

@@ -200,6 +200,23 @@ def test_places_of_equal_scores_are_tossed_for():
     assert sum(row < 20 for row in first) / 400 == pytest.approx(float(weights[:20].sum() / weights.sum()), abs=0.1)
 
 
+def test_others_are_where_the_scan_scores():
+    """A scan keeps signals on the CPU, and scores on its device."""
+    draws = of_draws(60)["mc_probs"]
+
+    class Pool:
+        def __len__(self):
+            return 60
+
+        def take(self, rows):
+            return {"mc_probs": draws[rows]}
+
+        def map(self, score, names):
+            return score({"mc_probs": draws.to("meta")})
+
+    assert EPIG(9).scores(View(Pool(), Signals.of({})), coins()).device.type == "meta"
+
+
 def test_epig_of_several_is_drawn_too():
     signals = of_draws(60)
     chosen = select_from(Stochastic(EPIG(num_targets=60)), signals, 8).rows
