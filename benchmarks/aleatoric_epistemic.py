@@ -1,17 +1,17 @@
 """Whether the two parts of uncertainty mean what they are called, on MNIST: images of a class that was never seen, which
 more labels would help with, against blends of two digits, which nobody can tell.
 
-    python benchmarks/aleatoric_epistemic.py --root DATA --out results/aleatoric_epistemic.json
+    python benchmarks/aleatoric_epistemic.py --root DATA --out results/aleatoric_epistemic/measured.json
 
 A network learns from 1,000 digits from 0 to 8 and from 500 blends of two of them, each labeled as one of the two, at
 random. It then reads other images: nines, other blends, and other digits from 0 to 8. Mutual information has to be larger
 on nines than on blends, and expected entropy smaller. That holds for a network that has learned what can be learned; one
-that is trained until it knows the labels of the blends by heart disagrees with itself about other blends.
+that is trained until it knows the labels of the blends by heart disagrees with itself about other blends. What came
+out is in `docs/reproduction.md`.
 """
 
 import argparse
 import json
-import platform
 import tempfile
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from deepal import Learner, load_model
+from deepal import Learner, load_model, records
 from deepal.data import MNIST, Everything, FromDatasets
 from deepal.functional import uncertainty
 from deepal.modules import Classifier
@@ -48,11 +48,10 @@ def main() -> None:
     runs = []
     for epochs, seed in product(options.epochs, range(options.seeds)):
         runs.append(one(loaded, epochs, seed, options.draws))
-        print({name: value for name, value in runs[-1].items() if name != "points"}, flush=True)
-    for run in runs[1:]:
-        del run["points"]
-    made_with = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-    options.out.write_text(json.dumps({"draws": options.draws, "made_with": made_with, "runs": runs}, indent=1) + "\n")
+        print({name: value for name, value in runs[-1].items() if name not in ("points", "environment")}, flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(each) for each in runs)
+    options.out.write_text(f'{{"draws": {options.draws}, "shown": {SHOWN}, "runs": [\n{lines}\n]}}\n')
 
 
 def one(loaded: Any, epochs: int, seed: int, draws: int) -> dict[str, Any]:
@@ -79,6 +78,7 @@ def one(loaded: Any, epochs: int, seed: int, draws: int) -> dict[str, Any]:
         )  # fmt: skip
         (result,) = learner.run()
         model = load_model(learner.folder)
+        (environment,) = next(iter(records.read(learner.folder))).environments
     apart = of[clean[1000:2000]] != of[clean[2000:3000]]
     sets = {
         "nines": others[of == 9],
@@ -87,16 +87,18 @@ def one(loaded: Any, epochs: int, seed: int, draws: int) -> dict[str, Any]:
     }
     read = {name: parts(model, some) for name, some in sets.items()}
     aleatoric, epistemic = ({name: each[i] for name, each in read.items()} for i in (0, 1))
+    points = {name: np.stack(each)[:, :SHOWN].astype(float).round(4).tolist() for name, each in read.items()}
     return {
         "epochs": epochs,
         "seed": seed,
+        "environment": environment,
         "accuracy": result.metrics["test/accuracy"],
         "epistemic, nines above blends": auroc(epistemic["nines"], epistemic["blends"]),
         "epistemic, nines above digits": auroc(epistemic["nines"], epistemic["digits"]),
         "aleatoric, blends above nines": auroc(aleatoric["blends"], aleatoric["nines"]),
         "aleatoric, blends above digits": auroc(aleatoric["blends"], aleatoric["digits"]),
         "entropy, nines above blends": auroc(*(sum(read[name]) for name in ("nines", "blends"))),
-        "points": {name: np.round(np.stack(each)[:, :SHOWN], 4).tolist() for name, each in read.items()},
+        **({"points": points} if seed == 0 else {}),
     }
 
 

@@ -56,13 +56,14 @@ def curves(comparison: Comparison, center: Center = "mean") -> Figure:
     settings = comparison.settings
     across = min(len(settings), 2)
     down = math.ceil(len(settings) / across)
-    figure = new_figure(6.8 * across, 4.6 * down)
+    height = max(4.6, 1.3 + _LINE * max(len(each.curves) for each in settings))
+    figure = new_figure(6.8 * across, height * down)
     panels = figure.subplots(down, across, squeeze=False).flatten()
     names = dict.fromkeys(name for each in settings for name in each.curves if name != comparison.how.baseline)
     styles = {name: _style(i) for i, name in enumerate(names)}
     styles[comparison.how.baseline] = {"color": GRAY, "linestyle": "--", "marker": None}
     for panel, setting in zip(panels, settings, strict=False):
-        _draw_setting(panel, setting, styles, center)
+        _draw_setting(panel, setting, styles, center, line=_LINE / (height - 1.1))
     for panel in panels[len(settings) :]:
         panel.set_visible(False)
     return figure
@@ -73,14 +74,18 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLORS[once_around], "marker": MARKERS[once_around], "linestyle": ("-", "-.", ":")[number // 7 % 3]}
 
 
-def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]], center: Center) -> None:
-    ends = []
+_LINE, _FEW_CURVES = 0.19, 8  # inches that a name takes
+
+
+def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]], center: Center, line: float) -> None:
+    """Args: line: of a name, as a part of the height of the axes."""
+    ends, shade = [], 0.15 if len(setting.curves) <= _FEW_CURVES else 0.06
     for name, curves in setting.curves.items():
         style = styles[name]
         middle, low, high = _band(curves, center)
         every = max(1, len(setting.grid) // 10)
         axes.plot(setting.grid, middle, linewidth=1.6, markersize=3.5, markevery=every, **style)
-        axes.fill_between(setting.grid, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(setting.grid, low, high, color=style["color"], alpha=shade, linewidth=0)
         ends.append((float(middle[-1]), name, style["color"]))
     if setting.ceiling is not None:
         axes.axhline(setting.ceiling.mean, color=GRAY, linewidth=0.8, linestyle=":")
@@ -88,7 +93,7 @@ def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]
             f"all {setting.ceiling_labels:,} labels: {setting.ceiling.mean:.4g}", (setting.grid[0], setting.ceiling.mean),
             xytext=(0, 3), textcoords="offset points", color=GRAY, fontsize=8,
         )  # fmt: skip
-    _label_ends(axes, float(setting.grid[-1]), ends)
+    _label_ends(axes, float(setting.grid[-1]), ends, line)
     seeds = sorted({len(each.seeds) for each in setting.curves.values()})
     band = (", 95 % interval" if center == "mean" else ", middle half") if seeds[-1] >= statistics.FEWEST else ""
     count = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
@@ -118,17 +123,20 @@ def _band(curves: Curves, center: Center) -> tuple[np.ndarray, np.ndarray, np.nd
     return middle, low, high
 
 
-def _label_ends(axes: Axes, end: float, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each name where its curve ends, or as near to that as leaves all of them legible."""
+def _label_ends(axes: Axes, end: float, ends: Sequence[tuple[float, str, str]], line: float) -> None:
+    """Write each name where its curve ends, or as near to that as leaves all of them legible, within the axes."""
     bottom, top = axes.get_ylim()
-    apart = (top - bottom) * 0.045 * np.arange(len(ends))
+    apart = (top - bottom) * line * np.arange(len(ends))
     ends = sorted(ends)
-    heights = isotonic_regression([value for value, _, _ in ends] - apart).x + apart  # least squares, so far apart at least
+    heights = isotonic_regression([value for value, _, _ in ends] - apart).x  # least squares, so far apart at least
+    heights = np.clip(heights, bottom, max(top - apart[-1], bottom)) + apart
     for height, (value, name, color) in zip(heights, ends, strict=True):
         axes.annotate(
             _short(name, 28), (end, value), xytext=(1.02, height), textcoords=("axes fraction", "data"), color=color,
             fontsize=8, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={
+                "arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 2, "shrinkB": 2, "relpos": (0, 0.5)
+            },
         )  # fmt: skip
 
 
