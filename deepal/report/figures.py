@@ -152,7 +152,7 @@ def penalties(comparison: Comparison) -> Figure | None:
     names, panels_in_all = list(found.strategies), 1 + len(comparison.settings)
     size = 0.62 * max(len(each.curves) for each in comparison.settings) + 2.6
     across = min(panels_in_all, 3)
-    figure = new_figure(size * across, (size + 0.7) * math.ceil(panels_in_all / across))
+    figure = new_figure(size * across, (size + 1.3) * math.ceil(panels_in_all / across))
     panels = figure.subplots(math.ceil(panels_in_all / across), across, squeeze=False).flatten()
     _draw_matrix(panels[0], found.matrix, names, max(found.settings, 1), "loss (mean of column)", found.losses)
     panels[0].set_title(
