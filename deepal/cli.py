@@ -1,9 +1,12 @@
 """The command line: `deepal run`, which is also `train.py`, `deepal study` and `deepal compare`. jsonargparse reads them
 off the signatures of what they build."""
 
+import inspect
+import json
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,6 +80,7 @@ def _explained(command: Callable[[list[str]], None], arguments: list[str]) -> No
 def _run(arguments: list[str]) -> None:
     from deepal.report import Curve, Display, QueryPictures, SavedConfig, TensorBoard, UncertaintyMap, WeightsAndBiases
 
+    arguments = _with_networks_kept(arguments)
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
@@ -85,6 +89,34 @@ def _run(arguments: list[str]) -> None:
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]
     learner.run([*watchers, *(trackers[name]() for name in asked if name)])
+
+
+def _with_networks_kept(arguments: Sequence[str]) -> list[str]:
+    """The same, where a configuration of data says which network is trained, and how, and a later one of a method makes
+    several of it: these are then of that network, and not of the default one, as when the module was replaced."""
+    import yaml
+
+    from deepal import modules
+
+    kept: list[str] = []
+    network: dict[str, Any] = {}
+    for before, argument in pairwise(["", *arguments]):
+        kept.append(argument)
+        file = Path(argument.removeprefix("--config="))
+        if not (before == "--config" or argument.startswith("--config=")) or not file.is_file():
+            continue
+        try:
+            said = yaml.safe_load(file.read_text(encoding="utf-8"))["module"]
+            name, options = str(said["class_path"]), said.get("init_args") or {}
+        except (yaml.YAMLError, KeyError, TypeError, OSError):
+            continue  # nothing of a module, or what the parser has a word for
+        made = getattr(modules, name.removeprefix("deepal.modules."), None)
+        if made is modules.Classifier:
+            network = {"class_path": name, "init_args": {**options, "posterior": None}}
+        elif network and "of" not in options and made and "of" in inspect.signature(made).parameters:
+            said = {"class_path": name, "init_args": {**options, "of": network}}
+            kept += ["--config", json.dumps({"module": said})]
+    return kept
 
 
 def _study(arguments: list[str]) -> None:
@@ -121,8 +153,6 @@ def _study(arguments: list[str]) -> None:
 
 
 def _compare(arguments: list[str]) -> None:
-    from pathlib import Path
-
     from deepal import records
     from deepal.comparison import Comparison, How
     from deepal.report import comparing
@@ -174,8 +204,6 @@ def study_parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
 
 def compare_parser() -> "ExplainingParser":
     """The parser of `deepal compare`."""
-    from pathlib import Path
-
     from deepal.comparison import How
     from deepal.explaining import ExplainingParser
     from deepal.report.figures import Center

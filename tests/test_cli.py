@@ -185,6 +185,23 @@ def test_later_files_and_options_win(tmp_path):
     assert (learner.seed, learner.data.root, learner.query_size, learner.trainer["max_steps"]) == (3, "elsewhere", 40, 7)
 
 
+@pytest.mark.parametrize(
+    "method", ["ensemble", "snapshot", "split_head", "shared_backbone", "consensus_kl", "vote_entropy"]
+)
+def test_several_networks_are_of_the_kind_that_the_data_asks_for(method, capsys):
+    """Else comparing methods on one data set would compare networks."""
+    layers = [str(ROOT / "configs" / file) for file in ("data/cifar10.yaml", f"method/{method}.yaml")]
+    with pytest.raises(SystemExit):
+        cli.run([f"--config={layers[0]}", "--config", layers[1], "--module.of.frozen", "true", "--print_config"])
+    module, alone = yaml.safe_load(capsys.readouterr().out)["module"], yaml.safe_load(Path(layers[0]).read_text())["module"]
+    of = module["init_args"]["of"]["init_args"]
+    assert module["class_path"] == yaml.safe_load(Path(layers[1]).read_text())["module"]["class_path"]
+    assert of["backbone"]["class_path"].endswith("ResNet18")
+    assert of["optimizer"]["init_args"]["lr"] == alone["init_args"]["optimizer"]["init_args"]["lr"]
+    assert of["frozen"] is True
+    assert of["posterior"] is None
+
+
 def test_strategies_nest_by_short_names():
     words = (
         "--strategy Prefilter --strategy.by Margin --strategy.then BADGE --strategy.then.first uniform --strategy.keep 50"

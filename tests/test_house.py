@@ -79,7 +79,7 @@ OUTSIDE = {  # packages besides the standard library, where that is held small
     "folder": set(),
     "tables": set(),
     "fingerprint": set(),
-    "cli": {"jsonargparse", "lightning"},
+    "cli": {"jsonargparse", "lightning", "yaml"},
 }
 STANDARD = set(sys.stdlib_module_names)
 

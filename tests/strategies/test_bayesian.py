@@ -75,7 +75,7 @@ def test_row_wise_scores_pass_by_and_only_candidates_and_targets_are_kept():
     (MeanSTD(), uncertainty.mean_std),
     (VoteEntropy(), uncertainty.vote_entropy),
     (ConsensusKL(), uncertainty.consensus_kl),
-], ids=repr)  # fmt: skip
+], ids=str.split("bald entropy votes mean deviation vote_entropy consensus"))  # fmt: skip
 def test_each_asks_by_its_own_score(strategy, score):
     signals = of_draws(80)
     choice, scores = select_from(strategy, signals, 80), score(signals["mc_probs"])
