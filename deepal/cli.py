@@ -102,14 +102,13 @@ def _with_networks_kept(arguments: Sequence[str]) -> list[str]:
     network: dict[str, Any] = {}
     for before, argument in pairwise(["", *arguments]):
         kept.append(argument)
-        file = Path(argument.removeprefix("--config="))
-        if not (before == "--config" or argument.startswith("--config=")) or not file.is_file():
+        if before != "--config" and not argument.startswith("--config="):
             continue
         try:
-            said = yaml.safe_load(file.read_text(encoding="utf-8"))["module"]
+            said = yaml.safe_load(Path(argument.removeprefix("--config=")).read_text(encoding="utf-8"))["module"]
             name, options = str(said["class_path"]), said.get("init_args") or {}
         except (yaml.YAMLError, KeyError, TypeError, OSError):
-            continue  # nothing of a module, or what the parser has a word for
+            continue  # no file, nothing of a module, or what the parser has a word for
         made = getattr(modules, name.removeprefix("deepal.modules."), None)
         if made is modules.Classifier:
             network = {"class_path": name, "init_args": {**options, "posterior": None}}
