@@ -15,10 +15,7 @@ from deepal.nn import Network
 from deepal.probes.posterior import Posterior
 from deepal.probes.thinned import Thinned
 
-_ROWS, _PIXELS = (
-    8192,
-    2**23,
-)  # draws times images that are computed together, of networks that are not thinned, and their pixels
+_ROWS, _PIXELS = 2048, 2**23  # of draws times images that are computed together, where networks are not thinned
 
 
 @dataclass(frozen=True)
