@@ -94,5 +94,6 @@ def _build(described: Any) -> Any:
         raise ValueError(
             f"the file was written by {name or 'a module'}, which is not deepal's; build it, and give it as module=."
         )
-    options = {key: _build(value) for key, value in described.items() if key not in ("class", "metrics")}  # nor for tests
+    # metrics are not for inference
+    options = {key: _build(value) for key, value in described.items() if key not in ("class", "metrics")}
     return made(**options) if issubclass(made, Probe) else partial(made, **options)

@@ -74,9 +74,10 @@ def batch_bald(
     bounds = bounds.double()
     chosen, gains = [], []
     for turn in range(min(query_size, len(draws))):
-        known = torch.arange(len(draws))
         if turn:
             known = _bring_up_to_date(bounds, draws, entropies, outcomes, tolerance if outcomes.sampled else -_ROUNDING)
+        else:
+            known = torch.arange(len(draws))
         row = int(known[bounds[known] == bounds[known].max()].min())
         chosen.append(row)
         gains.append(float(bounds[row]))

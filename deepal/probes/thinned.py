@@ -67,16 +67,16 @@ class Thinned:
             shared = layer(shared)
         widths = [shared.shape[1]]
         for layer in self.begin:
-            shared = shared * _scale(layer) if isinstance(layer, Dropout) else layer(shared)
+            shared = _behind(shared, layer)
             widths.append(shared.shape[1])
         if self._first is None:
             stay = shared.new_ones(draws, widths[0], dtype=torch.bool)
             for layer, width in zip(self.begin, widths[1:], strict=True):
                 stay = self._passed_on(stay, layer)
                 stay = stay.repeat_interleave(width // stay.shape[1], 1)  # of channels that are flattened, each pixel
-            outputs = self._outputs(*self.blocks[0], draws)
-            way = _Summed if _Summed.pays(self.blocks[0][0], stay, outputs) else _Shared
-            self._first = way(*self.blocks[0], stay, outputs)
+            kept = self._kept(*self.blocks[0], draws)
+            way = _Summed if _Summed.pays(self.blocks[0][0], stay, kept) else _Shared
+            self._first = way(*self.blocks[0], stay, kept)
         return torch.cat([self._read(some, draws, self._first) for some in shared.split(self._first.fit(shared))])
 
     def _read(self, shared: Tensor, draws: int, way: "_Shared | _Summed") -> Tensor:
@@ -94,11 +94,15 @@ class Thinned:
     def _outputs(self, product: Product, after: Sequence[nn.Module], draws: int) -> list[Tensor]:
         """The outputs of a product that stay, by draw."""
         if product not in self._rows:
-            stay = product.weight.new_ones(draws, len(product.weight), dtype=torch.bool)
-            for layer in after:
-                stay = self._passed_on(stay, layer)
-            self._rows[product] = _rows(stay)
+            self._rows[product] = _rows(self._kept(product, after, draws))
         return self._rows[product]
+
+    def _kept(self, product: Product, after: Sequence[nn.Module], draws: int) -> Tensor:
+        """Which outputs of a product stay, (K, outputs)."""
+        stay = product.weight.new_ones(draws, len(product.weight), dtype=torch.bool)
+        for layer in after:
+            stay = self._passed_on(stay, layer)
+        return stay
 
     def _passed_on(self, stay: Tensor, layer: nn.Module) -> Tensor:
         """What stays behind a layer, (K, width)."""
@@ -111,12 +115,12 @@ class Thinned:
 class _Shared:
     """The first product behind a dropout and what follows, of inputs that all draws share.
 
-    Args: product: the layer; after: those up to the next product; stay: (K, width), which of its inputs stay; outputs: of
-        its outputs those that stay, by draw.
+    Args: product: the layer; after: those up to the next product; stay: (K, width), which of its inputs stay; kept: (K,
+        outputs), which of its outputs do.
     """
 
-    def __init__(self, product: Product, after: Sequence[nn.Module], stay: Tensor, outputs: Sequence[Tensor]) -> None:
-        self.product, self.after, self.outputs = product, after, outputs
+    def __init__(self, product: Product, after: Sequence[nn.Module], stay: Tensor, kept: Tensor) -> None:
+        self.product, self.after, self.outputs = product, after, _rows(kept)
         self.subtracts = bool(stay.float().mean() > 0.5)
         self.used = _rows(~stay if self.subtracts else stay)
 
@@ -146,24 +150,23 @@ class _Summed:
     """The same of a convolution: an output of a draw is the sum of what the channels that stay add to it, and that is one
     matrix product for all draws that keep this output. Args: as above."""
 
-    def __init__(self, product: nn.Conv2d, after: Sequence[nn.Module], stay: Tensor, outputs: Sequence[Tensor]) -> None:
-        self.product, self.outputs = product, outputs
+    def __init__(self, product: nn.Conv2d, after: Sequence[nn.Module], stay: Tensor, kept: Tensor) -> None:
+        self.product, self.outputs = product, _rows(kept)
         self.maps = list(takewhile(lambda layer: not isinstance(layer, nn.Flatten), after))
         self.after = after[len(self.maps) :]
-        kept = _stays(outputs, product.out_channels)
         self.draws = _rows(kept.T)
         places = kept.cumsum(1) - 1
         self.places = [places[draws, output] for output, draws in enumerate(self.draws)]
         self.stay = [stay[draws].T.to(product.weight.dtype) for draws in self.draws]
 
     @staticmethod
-    def pays(product: Product, stay: Tensor, outputs: Sequence[Tensor]) -> bool:
+    def pays(product: Product, stay: Tensor, kept: Tensor) -> bool:
         """Whether that is less work, by a margin, than convolutions without the channels that do not stay. (On a GPU many
         small products are no gain.)"""
         if isinstance(product, nn.Linear) or isinstance(product.padding, str) or stay.device.type != "cpu":
             return False
         taps, draws = product.weight[0, 0].numel(), len(stay)
-        into, out_of = float(stay.float().mean()), float(_stays(outputs, product.out_channels).float().mean())
+        into, out_of = float(stay.float().mean()), float(kept.float().mean())
         return 4 * (taps + draws * out_of) < draws * min(into, 1 - into) * out_of * taps
 
     def fit(self, shared: Tensor) -> int:
@@ -199,7 +202,7 @@ class _Summed:
                 sums += product.bias[output]
             maps = sums.view(len(shared), height, -1, len(draws)).permute(0, 3, 1, 2)  # draws in the place of channels
             for layer in self.maps:
-                maps = maps * _scale(layer) if isinstance(layer, Dropout) else layer(maps)
+                maps = _behind(maps, layer)
             turned = maps.permute(0, 2, 3, 1).flatten(0, 2).T.contiguous()
             yield draws, places, turned.view(len(draws), len(shared), *maps.shape[2:])
 
@@ -211,9 +214,14 @@ def _on(values: Tensor, rows: Tensor, layers: Sequence[nn.Module]) -> tuple[Tens
     """Values behind these layers, none of them a product, and which of all they are."""
     for layer in layers:
         channels = values.shape[1]
-        values = values * _scale(layer) if isinstance(layer, Dropout) else layer(values)
+        values = _behind(values, layer)
         rows = _pixels(rows, values.shape[1] // max(channels, 1))
     return values, rows
+
+
+def _behind(values: Tensor, layer: nn.Module) -> Tensor:
+    """Values that stay, behind a layer: dropout scales them."""
+    return values * _scale(layer) if isinstance(layer, Dropout) else layer(values)
 
 
 def _apply(product: Product, values: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
@@ -233,13 +241,6 @@ def _height(product: nn.Conv2d, shared: Tensor) -> int:
     """Of what a convolution says."""
     reach = product.dilation[0] * (product.kernel_size[0] - 1) + 1
     return (shared.shape[2] + 2 * product.padding[0] - reach) // product.stride[0] + 1
-
-
-def _stays(rows: Sequence[Tensor], width: int) -> Tensor:
-    """(K, width), true for the rows of each draw."""
-    return torch.stack(
-        [torch.zeros(width, dtype=torch.bool, device=each.device).index_fill(0, each, True) for each in rows]
-    )
 
 
 def _rows(stay: Tensor) -> list[Tensor]:

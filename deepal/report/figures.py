@@ -21,6 +21,8 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """That tell the curves apart in print without color."""
 Center = Literal["mean", "median"]
+_LINE = 0.19  # inches that a name beside the curves takes
+_FEW = 8  # curves, whose bands can still be told apart
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -74,12 +76,9 @@ def _style(number: int) -> dict[str, Any]:
     return {"color": COLORS[once_around], "marker": MARKERS[once_around], "linestyle": ("-", "-.", ":")[number // 7 % 3]}
 
 
-_LINE, _FEW_CURVES = 0.19, 8  # inches that a name takes
-
-
 def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]], center: Center, line: float) -> None:
     """Args: line: of a name, as a part of the height of the axes."""
-    ends, shade = [], 0.15 if len(setting.curves) <= _FEW_CURVES else 0.06
+    ends, shade = [], 0.15 if len(setting.curves) <= _FEW else 0.06
     for name, curves in setting.curves.items():
         style = styles[name]
         middle, low, high = _band(curves, center)

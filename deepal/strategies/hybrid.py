@@ -145,32 +145,33 @@ class Stochastic(QueryStrategy):
             raise ValueError(
                 f"{self!r} raises scores to a power, and some are negative; take kind='softmax' or 'softrank'."
             )
-        seed = noise.seed_of(generator)
-        coins = noise.uniform(seed, view.pool.positions, torch.tensor(1))
-        weighed = _LOG_WEIGHTS[self.kind](scores.double(), coins, self.beta)
-        perturbed = weighed + noise.gumbel(seed, view.pool.positions)
+        seed, positions = noise.seed_of(generator), view.pool.positions
+        weighed = _LOG_WEIGHTS[self.kind](
+            scores.double(), self.beta, lambda: noise.uniform(seed, positions, torch.tensor(1))
+        )
+        perturbed = weighed + noise.gumbel(seed, positions)
         rows = top_k(perturbed, query_size, generator, by=repr(self))
         return Choice(rows, scores[rows])
 
 
-def _power(scores: Tensor, coins: Tensor, beta: float) -> Tensor:
+def _power(scores: Tensor, beta: float, toss: Callable[[], Tensor]) -> Tensor:
     """No score has no weight beside others, whatever beta, but for 0, which is uniform."""
     weighed = beta * scores.clamp_min(torch.finfo(torch.float32).tiny).log()
     return weighed.masked_fill(scores <= 0, _NO_WEIGHT) if beta else weighed
 
 
-def _softrank(scores: Tensor, coins: Tensor, beta: float) -> Tensor:
+def _softrank(scores: Tensor, beta: float, toss: Callable[[], Tensor]) -> Tensor:
     """By the place of each score among all, from 1 for the largest; between equal scores coins decide."""
-    order = coins.argsort()
+    order = toss().argsort()
     order = order[scores[order].argsort(descending=True, stable=True)]
     places = torch.arange(1, len(scores) + 1, dtype=torch.float64, device=scores.device)
     return -beta * torch.empty_like(places).index_copy_(0, order, places).log()
 
 
 _NO_WEIGHT = -1e9  # and noise beside it, so that of rows that have none each is as likely
-_LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor, Tensor, float], Tensor]] = {
+_LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor, float, Callable[[], Tensor]], Tensor]] = {
     "power": _power,
-    "softmax": lambda scores, coins, beta: beta * scores,
+    "softmax": lambda scores, beta, toss: beta * scores,
     "softrank": _softrank,
 }
 

@@ -15,13 +15,13 @@ def _read_badge(setting: Setting) -> str:
     assert power.gain
     differences = entropy.curves.values.mean(0) - random.curves.values.mean(0)
     behind, worst = setting.grid[differences < 0], int(differences.argmin())
+    lost = entropy.gain.gain.seeds - entropy.gain.wins
     return f"""
         Of entropy this says: with a network that is trained until it fits its labels, asking where all classes together
         are least certain is worse than asking at random for as long as labels are few. The mean of Entropy is below
         Random's from {behind[0]:g} to {behind[-1]:g} labels, most at {setting.grid[worst]:g} ({differences[worst]:+.4f}),
-        and at {setting.grid[-1]:g} it is {differences[-1]:+.4f}. Its area is below Random's in {
-        entropy.gain.gain.seeds - entropy.gain.wins
-    } of {entropy.gain.gain.seeds} seeds, while `{setting.rows[0].curves.name}` is the best of the
+        and at {setting.grid[-1]:g} it is {differences[-1]:+.4f}. Its area is below Random's in
+        {lost} of {entropy.gain.gain.seeds} seeds, while `{setting.rows[0].curves.name}` is the best of the
         table, and Margin reads the same probabilities: what hurts is not uncertainty, but which uncertainty. Noise mends
         it: PowerEntropy, `{_POWERENTROPY}`, asks by the same scores with Gumbel noise on their logarithms, and gains
         {power.gain.gain.mean:+.4f} on Random where Entropy gains {entropy.gain.gain.mean:+.4f}. CoreSet, on the 256

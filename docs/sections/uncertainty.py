@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ class PartsOfUncertainty:
         return (("epistemic, nines above blends", 0.65), ("epistemic, nines above digits", 0.75))
 
     def lines(self) -> Iterator[str]:
-        runs = self._runs()
+        runs = self._measured["runs"]
         epochs = sorted({run["epochs"] for run in runs})
         few, many = epochs
         yield "## MNIST: what more labels would help with, and what they would not"
         yield paragraph(f"""
-            A network (that of DBAL, {self._measured()["draws"]} draws of dropout) learns from 1,000 images of the digits
+            A network (that of DBAL, {self._measured["draws"]} draws of dropout) learns from 1,000 images of the digits
             0 to 8, and from 500 blends of two of them, each labeled as one of the two, at random. It then reads others:
             nines, which it has never seen and which labels would help with; other blends, which nobody can tell; other
             digits from 0 to 8. The epistemic part is the mutual information of label and weights, the aleatoric part the
@@ -64,7 +65,7 @@ class PartsOfUncertainty:
         """)
 
     def draw(self, folder: Path) -> None:
-        drawn = [run for run in self._runs() if "points" in run]
+        drawn = [run for run in self._measured["runs"] if "points" in run]
         figure = figures.new_figure(4.6 * len(drawn), 4.2)
         for axes, run in zip(figure.subplots(1, len(drawn), sharex=True, sharey=True), drawn, strict=True):
             for kind, color in _KINDS.items():
@@ -81,16 +82,12 @@ class PartsOfUncertainty:
             first.annotate(names[kind], (0.03, 0.94 - 0.06 * height), xycoords="axes fraction", color=color)
         figures.save(figure, folder / f"{self.name}.svg")
 
+    @cached_property
     def _measured(self) -> dict[str, Any]:
-        measured: dict[str, Any] = json.loads((RESULTS / self.name / "measured.json").read_text(encoding="utf-8"))
-        return measured
-
-    def _runs(self) -> list[dict[str, Any]]:
-        runs: list[dict[str, Any]] = self._measured()["runs"]
-        return runs
+        return json.loads((RESULTS / self.name / "measured.json").read_text(encoding="utf-8"))
 
     def _values(self, says: str, epochs: int) -> np.ndarray:
-        return np.array([run[says] for run in self._runs() if run["epochs"] == epochs])
+        return np.array([run[says] for run in self._measured["runs"] if run["epochs"] == epochs])
 
     def _mean(self, says: str, epochs: int) -> float:
         return float(self._values(says, epochs).mean())
