@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from deepal import seeds
 from deepal.data import loading
 from deepal.data.augmentation import Augmentation
-from deepal.data.images import UNLABELED, Images, ImageSet, Part, UnreadableError, fingerprint
+from deepal.data.images import UNLABELED, Images, ImageSet, Part, fingerprint
 from deepal.data.layout import Draw
 from deepal.data.loading import ALONE, Block, Damaged, Share
 from deepal.data.measuring import measured_task
@@ -348,9 +348,7 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On the device: augmentation while training, then normalisation. Raises UnreadableError for a damaged batch."""
-        if isinstance(batch, Damaged):
-            raise UnreadableError(batch.reasons, batch.part)
-        if isinstance(batch, Block):
+        if isinstance(loading.whole(batch), Block):
             return batch  # its batches come by here one by one
         if "input" not in batch:  # labeled and unlabeled side by side
             return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
@@ -370,9 +368,7 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def scanned(self, batch: Any, device: torch.device) -> Any:
         """A batch of `scan_dataloader` as a module reads it, on the device. Raises UnreadableError for a damaged batch."""
-        if isinstance(batch, Damaged):
-            raise UnreadableError(batch.reasons, batch.part)
-        batch = move_data_to_device(batch, device)
+        batch = move_data_to_device(loading.whole(batch), device)
         return {**batch, "input": self.task.normalize(batch["input"])}
 
     def _images(self, part: Part) -> Images:

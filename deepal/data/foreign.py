@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from deepal import seeds
+from deepal.data import loading
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Images, ImageSet, Part, read_each
 from deepal.data.loading import Damaged
@@ -157,7 +158,8 @@ class OverDataModule(ActiveDataModule):
         return self._theirs.on_after_batch_transfer(batch, dataloader_idx)
 
     def scanned(self, batch: Any, device: torch.device) -> Any:
-        theirs = self.transfer_batch_to_device(self.on_before_batch_transfer(batch["input"], 0), device, 0)
+        images = loading.whole(batch)["input"]
+        theirs = self.transfer_batch_to_device(self.on_before_batch_transfer(images, 0), device, 0)
         return {**batch, "input": self.on_after_batch_transfer(theirs, 0)}
 
     @property

@@ -35,6 +35,13 @@ class Damaged:
         self.batch, self.reasons, self.part = batch, reasons, part
 
 
+def whole(batch: Any) -> Any:
+    """A batch all of which could be read. Raises UnreadableError for another."""
+    if isinstance(batch, Damaged):
+        raise UnreadableError(batch.reasons, batch.part)
+    return batch
+
+
 class Batches(Dataset):
     """Batches by their rows: item [rows] is the whole batch of these rows.
 

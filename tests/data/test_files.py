@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from deepal.data.datamodule import ActiveDataModule
 from deepal.data.files import FileImages, decode
+from deepal.data.foreign import OverDataModule
 from deepal.data.images import UnreadableError
 from deepal.data.loading import Damaged
 from deepal.data.table import Table
@@ -131,6 +133,14 @@ def test_a_damaged_batch_carries_the_rest_through_workers(images, workers):
     assert list(batch.reasons) == [2]
     assert rest["position"].tolist() == [0]
     assert (images.seen != 0).tolist() == [True, True, False, False, False, True]  # what workers read is known here
+
+
+@pytest.mark.parametrize("kind", [ActiveDataModule, OverDataModule])
+def test_what_reads_a_damaged_batch_whole_says_which_image_it_is(kind):
+    damaged = Damaged(None, {2: "cut off"}, "train")
+    with pytest.raises(UnreadableError) as error:
+        kind.scanned(None, damaged, torch.device("cpu"))
+    assert error.value.reasons == {2: "cut off"}
 
 
 def test_names_lead_to_positions_and_back(images):
