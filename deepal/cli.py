@@ -68,9 +68,12 @@ def _explained(command: Callable[[list[str]], None], arguments: list[str]) -> No
     try:
         command(arguments)
     except (ValueError, MemoryError, RuntimeError) as error:
-        if not _is_a_sentence(error):
+        ours: BaseException | None = error
+        while ours and not _is_a_sentence(ours):  # the parser wraps what a class says of its options in words of its own
+            ours = ours.__cause__
+        if not ours:
             raise
-        sys.exit(f"deepal: {error}")
+        sys.exit(f"deepal: {ours}")
     except OSError as error:
         sys.exit(f"deepal: {error}")
     except KeyboardInterrupt:

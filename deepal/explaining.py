@@ -32,16 +32,21 @@ def _explained(message: str, options: Iterable[str]) -> str:
     if denied := _found(r"Importing '([^']+)' is not allowed", text):
         return f"'{denied}' is not allowed{where}: --allow-import {denied.partition('.')[0]} allows what you trust."
     if unknown := _found(r"Expected a dot import path string: ([\w.]+)", text):
+        if unknown in _exported():
+            return f"--{key} does not take '{unknown}'{_taken(text)}."
         return f"there is no '{unknown}'{where}{_nearest(unknown, _exported())}."
     if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
         return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."
+    if option := _found(r"is abstract.*NestedArg\(key='([\w.]+)'", text):
+        return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{_taken(text)}."
     if missing := _found(r"arguments are required: (\w+)", text):
         return f"--{_owner_of(missing)}{missing} is missing; give it a value."
     if given := _found(r"(?:Got|Given) value: (\S+)$", text):
         kinds = dict.fromkeys(
             re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", text.partition("Given")[0])
         )
-        expected = ", or ".join(literal or kind for literal, kind in kinds if kind not in ("NoneType", "list"))
+        names = [literal or kind for literal, kind in kinds if kind != "NoneType"]
+        expected = ", or ".join([name for name in names if name not in ("list", "Sequence")] or ["a list"] * bool(names))
         if expected:
             return f"--{key} takes {expected}, and was given {given}."
     return f"{text}."
@@ -68,11 +73,19 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; the nearest is '{close[0]}'" if close else ""
 
 
-def _exported() -> list[str]:
+def _taken(text: str) -> str:
+    """The classes that would do, where the parser says of what kind they are to be."""
+    known = _exported()
+    kinds = tuple(known[name] for name in re.findall(r"<class 'deepal\.(?:\w+\.)*(\w+)'>", text) if name in known)
+    made = [name for name, each in known.items() if issubclass(each, kinds) and not inspect.isabstract(each)]
+    return f"; it takes {', '.join(made)}" if made else ""
+
+
+def _exported() -> dict[str, type]:
     rooms: list[Any] = [
         deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks, deepal.probes
     ]  # fmt: skip
-    return [name for room in rooms for name in vars(room) if name[0].isupper()]
+    return {name: each for room in rooms for name, each in vars(room).items() if isinstance(each, type)}
 
 
 def _options(parser: ArgumentParser) -> list[str]:

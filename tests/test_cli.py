@@ -257,6 +257,12 @@ REFUSED = [
     ("--module.backbone BatchBALDCNN", "cannot be made for these images"),
     ("--initial.per_class -1", "per_class=-1"),
     ("--data.num_workers -1", "data.num_workers=-1"),
+    ("--module.posterior MCDropout --module.posterior.draws 0", "deepal: MCDropout(draws=0) must be at least 1"),
+    ("--module.posterior MLP", "--posterior does not take 'MLP'; it takes MCDropout, Laplace"),
+    ("--module.posterior.draws 3", "--posterior.draws is an option of a class, and none was named before it by --post"),
+    ("--module Ensemble --module.of MLP", "--of does not take 'MLP'; it takes Classifier"),
+    ("--strategy Stochastic --strategy.of BatchBALD", "--of does not take 'BatchBALD'"),
+    ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
 ]
 
 
