@@ -42,9 +42,9 @@ def _read_dbal(setting: Setting) -> str:
         The paper's table, which counts what was asked, and the logs that its authors released, which count all, say of 5
         % error: variation ratios 295 and 340, BALD 335 and 370, MaxEntropy 355 and 370, Random 835 and 880. Here it takes
         {to("VariationRatio")}, {to("BALD")}, {to("PredictiveEntropy")} and {to("Random")} labels. MeanSTD is the strategy
-        for which the paper reports 695 labels (the logs 690), nearly as many as for Random. The released scripts compute
-        it from an index that leaves the class and the draw out, so that all deviations are zero and what is asked is
-        arbitrary. Computed as the paper defines it, it takes {to("MeanSTD")} labels, and its area up to
+        for which the paper reports 695 labels (the logs 690), nearly as many as for Random. The released scripts
+        collect each draw's probabilities without the index of the draw, so that all deviations are zero and what is asked
+        is arbitrary. Computed as the paper defines it, it takes {to("MeanSTD")} labels, and its area up to
         {setting.grid[-1]:g} labels is {mean_std.area.mean:.4f}, beside {bald.area.mean:.4f} of BALD and
         {random.area.mean:.4f} of Random: what is known of MeanSTD is of a mistake in a script. `Entropy` is MaxEntropy of
         one pass without dropout: it takes {to("Entropy")} labels, and its area is {softmax.area.mean:.4f}, beside
