@@ -48,7 +48,8 @@ def _read_dbal(setting: Setting) -> str:
         {setting.grid[-1]:g} labels is {mean_std.area.mean:.4f}, beside {bald.area.mean:.4f} of BALD and
         {random.area.mean:.4f} of Random: what is known of MeanSTD is of a mistake in a script. `Entropy` is MaxEntropy of
         one pass without dropout: it takes {to("Entropy")} labels, and its area is {softmax.area.mean:.4f}, beside
-        {drawn.area.mean:.4f} of 100 draws.
+        {drawn.area.mean:.4f} of 100 draws. A negative result: that draws help, which the logs show by .0227 of area up to
+        1,000 labels, three seeds to 450 labels do not show.
     """
 
 
