@@ -87,10 +87,11 @@ class Curves:
         return float(min(axis[-1] for axis in self.axes))
 
     def seconds(self, phase: str) -> float:
-        """Seconds of a phase in a run, on average; NaN where none was measured."""
+        """Seconds of a phase in a run, the median over seeds, because a machine may stand still; NaN where none was
+        measured."""
         cycles = [[each["seconds"].get(phase, np.nan) for each in record.times["cycles"]] for record in self.records]
         measured = [np.nansum(each) for each in cycles if not np.isnan(each).all()]
-        return float(np.mean(measured)) if measured else np.nan
+        return float(np.median(measured)) if measured else np.nan
 
     def memory(self, where: str) -> int | None:
         """Most bytes held in any cycle, by the `process` or on the `device`; None where that was not measured."""

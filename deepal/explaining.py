@@ -34,7 +34,9 @@ def _explained(message: str, options: Iterable[str]) -> str:
     if unknown := _found(r"Expected a dot import path string: ([\w.]+)", text):
         if unknown in _exported():
             return f"--{key} does not take '{unknown}'{_taken(text)}."
-        return f"there is no '{unknown}'{where}{_nearest(unknown, _exported())}."
+        return f"there is no '{unknown}'{where}{_called_here(unknown)}."
+    if unknown := _found(r"module '[\w.]+' has no attribute '(\w+)'", text):
+        return f"there is no '{unknown}'{where}{_called_here(unknown)}."
     if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
         return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."
     if option := _found(r"is abstract.*NestedArg\(key='([\w.]+)'", text):
@@ -66,6 +68,17 @@ def _owner_of(option: str) -> str:
             if needed is not None and needed.default is needed.empty:
                 return owner
     return ""
+
+
+def _called_here(name: str) -> str:
+    """What people who give this name to something mean."""
+    return f"; here that is {_KNOWN_AS[name]}" if name in _KNOWN_AS else _nearest(name, _exported())
+
+
+_KNOWN_AS = {
+    "MaxEntropy": "PredictiveEntropy",
+    **{f"Power{of}": f"Stochastic, with {of} for its option 'of'" for of in ("BALD", "Entropy", "Margin")},
+}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

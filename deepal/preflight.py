@@ -38,7 +38,11 @@ _KNOWN_OF_LABELED = {"target", "cycle"}
 class Settings(Protocol):
     """What is checked of a learner."""
 
+    strategy: QueryStrategy
     data: ActiveDataModule
+    oracle: Oracle
+    initial: Initial
+    probes: list[Probe]
     query_size: int
     budget: int
     pool_subset: int | None
@@ -56,6 +60,7 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         raise ValueError(
             f"data={type(run.data).__name__} is none of deepal's; ActiveDataModule.over(...) takes any LightningDataModule."
         )
+    _refuse_other_kinds(run)
     if run.name is not None:
         refuse_bad_name(run.name)
     if run.query_size < 1:
@@ -78,6 +83,18 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         )
 
 
+def _refuse_other_kinds(run: Settings) -> None:
+    """Raises ValueError for parts that are classes, names, or of another kind."""
+    if not isinstance(run.probes, list | tuple):
+        raise ValueError(f"probes={run.probes!r} must be a list; write probes=[{run.probes!r}].")
+    parts = [("strategy", run.strategy, QueryStrategy), ("oracle", run.oracle, Oracle), ("initial", run.initial, Initial)]
+    for name, given, kind in (*parts, *(("probes", each, Probe) for each in run.probes)):
+        if isinstance(given, type):
+            raise ValueError(f"{name}={given.__name__} is a class; give what it makes: {given.__name__}().")
+        if not isinstance(given, kind):
+            raise ValueError(f"{name}={given!r} must be of the kind {kind.__name__}.")
+
+
 def refuse_bad_name(name: str) -> None:
     """Raises ValueError for a name that is not one of a folder."""
     if name in ("", ".", "..") or len(Path(name).parts) != 1 or not name.isprintable():
@@ -94,7 +111,11 @@ def refuse_bad_needs(
     for probe in probes:
         missing = [name for name in probe.asks if not callable(getattr(voice_of(module), name, None))]
         if missing:
-            raise ValueError(f"{probe!r} asks {', '.join(missing)} of {type(module).__name__}, which cannot say it.")
+            names, name = ", ".join(missing), type(module).__name__
+            raise ValueError(
+                f"{probe!r} asks {names} of {name}, which cannot say it; give it a method {names}(images), or adapt it: "
+                f"Adapter({name}, head=...)."
+            )
         if callable(getattr(voice_of(module), probe.says, None)):
             raise ValueError(
                 f"{probe!r} says {probe.says}, and so does {type(module).__name__} by itself; leave one of them out."

@@ -62,13 +62,14 @@ class Signals:
 
     @classmethod
     def of(cls, arrays: Mapping[str, Tensor]) -> "Signals":
-        """Signals from tensors in memory. Raises ValueError where lengths or shapes are wrong, or a value is not finite."""
+        """Signals from tensors in memory. Raises ValueError where lengths or shapes are wrong, where a value is not finite,
+        and where probabilities are none."""
         for name, array in arrays.items():
             if array.ndim < _RANKS.get(name, 1) or (name in _CLASSES and array.shape[-1] < 2):
                 raise ValueError(
                     f"the signal {name} must have a row a sample (see deepal.signals), and has shape {[*array.shape]}."
                 )
-            _refuse_non_finite(name, array)
+            _refuse_wrong(name, array)
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one set must have as many rows each, and these have {lengths}.")
@@ -85,14 +86,15 @@ class Signals:
     def __getitem__(self, names: str | tuple[str, ...]) -> Tensor | tuple[Tensor, ...]:
         """One signal, or several read in one pass: `error, features = pool["logit_gradient", "embedding"]`.
 
-        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite.
+        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite, and ValueError where probabilities
+        are none.
         """
         wanted = (names,) if isinstance(names, str) else names
         missing = tuple(name for name in wanted if name not in self._known)
         if missing:
             read = self._source.read(self.positions, missing)
             for name, signal in read.items():
-                _refuse_non_finite(name, signal)
+                _refuse_wrong(name, signal)
             self._known |= read
         return self._known[names] if isinstance(names, str) else tuple(self._known[name] for name in names)
 
@@ -103,13 +105,13 @@ class Signals:
     def map(self, score: Score, names: tuple[str, ...]) -> Tensor:
         """A row-wise score of the signals `names`, (n,), computed batch by batch where they are read.
 
-        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite, and ValueError where the score is
-        not one number a row.
+        Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite, and ValueError where probabilities
+        are none, or the score is not one number a row.
         """
 
         def checked(signals: Mapping[str, Tensor]) -> Tensor:
             for name, signal in signals.items():
-                _refuse_non_finite(name, signal)
+                _refuse_wrong(name, signal)
             scores = score(signals)
             rows = len(next(iter(signals.values())))
             if scores.shape != (rows,):
@@ -123,14 +125,32 @@ class Signals:
 
 
 _BLOCK = 8192  # rows at a time
+_PROBABILITIES, _ROUNDING = {"probs", "mc_probs"}, 0.02
 _CLASSES = {"logits", "probs", "logit_gradient", "mc_probs"}
 _RANKS = {**dict.fromkeys((*_CLASSES, "embedding"), 2), "mc_probs": 3}
 
 
-def _refuse_non_finite(name: str, signal: Tensor) -> None:
-    wrong = sum(int((~some.isfinite()).flatten(1).any(1).sum()) for some in signal.unsqueeze(-1).split(_BLOCK))
+def _refuse_wrong(name: str, signal: Tensor) -> None:
+    """Raises NonFiniteError for a signal that is NaN or infinite somewhere, ValueError for probabilities that are none."""
+    wrong = _rows(signal, lambda values: ~values.isfinite())
     if wrong:
         raise NonFiniteError(f"{name} is NaN or infinite in {wrong} of {len(signal)} rows; nothing was chosen.")
+    wrong = _rows(signal, _is_no_distribution) if name in _PROBABILITIES else 0
+    if wrong:
+        raise ValueError(
+            f"{name} holds no probabilities in {wrong} of {len(signal)} rows: over the classes, its last axis, they are "
+            f"not negative and sum to 1; if these are logits, take their softmax. Nothing was chosen."
+        )
+
+
+def _rows(signal: Tensor, is_wrong: Callable[[Tensor], Tensor]) -> int:
+    """How many rows have something wrong."""
+    return sum(int(is_wrong(some).reshape(len(some), -1).any(1).sum()) for some in signal.split(_BLOCK) if some.numel())
+
+
+def _is_no_distribution(probs: Tensor) -> Tensor:
+    """(B, ...) of probabilities (B, ..., C), as half precision leaves them."""
+    return (probs.amin(-1) < -_ROUNDING) | ((probs.sum(-1, dtype=torch.float32) - 1).abs() > _ROUNDING)
 
 
 class _Arrays:

@@ -257,11 +257,18 @@ REFUSED = [
     ("--module.backbone BatchBALDCNN", "cannot be made for these images"),
     ("--initial.per_class -1", "per_class=-1"),
     ("--data.num_workers -1", "data.num_workers=-1"),
-    ("--module.posterior MCDropout --module.posterior.draws 0", "deepal: MCDropout(draws=0) must be at least 1"),
+    ("--module.posterior MCDropout --module.posterior.draws 0", "deepal: MCDropout(draws=0) must be a whole number"),
     ("--module.posterior MLP", "--posterior does not take 'MLP'; it takes MCDropout, Laplace"),
     ("--module.posterior.draws 3", "--posterior.draws is an option of a class, and none was named before it by --post"),
     ("--module Ensemble --module.of MLP", "--of does not take 'MLP'; it takes Classifier"),
     ("--strategy Stochastic --strategy.of BatchBALD", "--of does not take 'BatchBALD'"),
+    ("--strategy deepal.strategies.BALLD", "there is no 'BALLD' for --strategy; the nearest is 'BALD'"),
+    ("--module deepal.modules.Classifer", "there is no 'Classifer' for --module; the nearest is 'Classifier'"),
+    (
+        "--strategy PowerBALD",
+        "there is no 'PowerBALD' for --strategy; here that is Stochastic, with BALD for its option",
+    ),
+    ("--strategy MaxEntropy", "here that is PredictiveEntropy"),
     ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
 ]
 

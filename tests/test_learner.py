@@ -24,7 +24,7 @@ from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
 from deepal.probes import MCDropout
 from deepal.run import RunMismatchError
 from deepal.signals import NonFiniteError
-from deepal.strategies import BADGE, BatchBALD, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
+from deepal.strategies import BADGE, BALD, BatchBALD, CoreSet, Entropy, KMeans, LeastConfidence, Margin, Prefilter, Random
 from deepal.strategies.base import Acquisition
 from deepal.task import Task
 from deepal.watching import Watcher
@@ -298,6 +298,13 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labe
 # Refused before the first epoch
 
 
+class Logits(Classifier):
+    """Forgets the softmax."""
+
+    def say(self, images, names):
+        return {name: self.logits(images) for name in names}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -327,6 +334,13 @@ def test_wrong_answers_are_refused_and_nothing_is_lost(tmp_path, positions, labe
         ({"initial": Given((5, 5))}, "more than once"),
         ({"initial": Given((5, 99999))}, "not in the pool"),
         ({"data": Digits(validation=5000)}, "validation"),
+        ({"strategy": BALD}, r"strategy=BALD is a class; give what it makes: BALD\(\)"),
+        ({"strategy": "BALD"}, "strategy='BALD' must be of the kind QueryStrategy"),
+        ({"initial": Balanced}, r"initial=Balanced is a class"),
+        ({"probes": MCDropout(20)}, r"probes=MCDropout\(.*\) must be a list"),
+        ({"probes": [MCDropout]}, r"probes=MCDropout is a class"),
+        ({"probes": [3]}, "probes=3 must be of the kind Probe"),
+        ({"module": Logits, "strategy": Margin()}, r"probs holds no probabilities in \d+ of 16 rows.*softmax"),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence_before_anything_trains(tmp_path, changes, says, monkeypatch):
@@ -514,6 +528,9 @@ def test_selecting_from_arrays():
         ({"probs": [0.1, 0.9]}, {"query_size": 1}, "shape"),
         ({"probs": [[1.0], [1.0]]}, {"query_size": 1}, "shape"),
         ({"probs": [[0.5, 0.5], [float("nan"), 0.5]]}, {"query_size": 1}, "probs is NaN"),
+        ({"probs": [[0.5, 0.5], [1.5, -0.5]]}, {"query_size": 1}, "probs holds no probabilities in 1 of 2 rows"),
+        ({"probs": [[0.5, 0.5], [0.9, 0.9]]}, {"query_size": 1}, "probs holds no probabilities in 1 of 2 rows"),
+        ({"mc_probs": [[PROBS[0], [1.0, 1.0]]]}, {"query_size": 1}, "mc_probs holds no probabilities in 1 of 1 rows"),
         ({"probs": PROBS}, {"query_size": 1, "labeled": {"embedding": [[float("inf")]]}}, "embedding is NaN or infinite"),
     ],
 )

@@ -35,6 +35,11 @@ class Balanced(Initial):
             raise ValueError(f"initial=Balanced(per_class={self.per_class}) must be at least 1.")
 
     def positions(self, pool: Pool, data: Truth, generator: torch.Generator) -> list[int]:
+        if not data.classes:
+            raise ValueError(
+                f"initial=Balanced(per_class={self.per_class}) takes as many of each class, and the data does not say "
+                f"which classes there are; give it classes=[...], or start with initial=AtRandom(size)."
+            )
         left = dict.fromkeys(data.classes, self.per_class)
         chosen = []
         for row in torch.randperm(len(pool), generator=generator).tolist():

@@ -49,6 +49,8 @@ class Classifier(Measured):
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__(metrics)
+        if posterior is not None and not isinstance(posterior, Posterior):
+            raise ValueError(f"Classifier(posterior={posterior!r}) must be a posterior: MCDropout(draws=20), say.")
         self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
         self.posterior, self.weight_penalty, self.frozen = posterior, weight_penalty, frozen
 

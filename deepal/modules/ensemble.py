@@ -169,6 +169,12 @@ class Committee(Ensemble):
     def __init__(self, backbones: Sequence[Callable[[Sequence[int], int], Network]], of: Recipe = Classifier) -> None:
         if not backbones:
             raise ValueError("Committee(backbones=[]) must have a member.")
+        for each in backbones:
+            if not callable(each) or isinstance(each, nn.Module):
+                raise ValueError(
+                    f"Committee(backbones=[...]) takes what makes networks, [MLP, GalCNN] or functions of (input shape, "
+                    f"number of classes), and was given {each!r}."
+                )
         super().__init__(of, len(backbones))
         self.backbones = list(backbones)
 

@@ -39,8 +39,8 @@ class MCDropout(Posterior):
     asks = ("probs",)
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"MCDropout(draws={self.draws}) must be at least 1.")
+        if self.draws < 1 or self.draws % 1:
+            raise ValueError(f"MCDropout(draws={self.draws}) must be a whole number, 1 at least.")
 
     def start(self, module: nn.Module, generator: torch.Generator) -> Callable[[Any], Tensor]:
         """A function from images to (B, K, C), or (B, K, ..., C) with sites. It raises ValueError where the module has no

@@ -32,8 +32,8 @@ class Laplace(Posterior):
     asks = ("embedding",)
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"Laplace(draws={self.draws}) must be at least 1.")
+        if self.draws < 1 or self.draws % 1:
+            raise ValueError(f"Laplace(draws={self.draws}) must be a whole number, 1 at least.")
         if self.prior_precision is not None and not 0 < self.prior_precision < math.inf:
             raise ValueError(f"Laplace(prior_precision={self.prior_precision}) must be a number above 0.")
 

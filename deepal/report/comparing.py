@@ -20,6 +20,8 @@ from deepal.statistics import Difference, Estimate, Reached
 def show(comparison: Comparison, console: Console | None = None) -> None:
     """Print the tables of all settings."""
     console = console or Console()
+    if not console.is_terminal:  # a file, or a pipe: lines as long as they are
+        console.width = max(console.width, 200)
     for setting in comparison.settings:
         console.print(f"\n{setting.title}: {setting.how.metric}", style="bold", highlight=False)
         for header, *rows in (areas(setting), labels(setting), costs(setting)):
@@ -81,12 +83,13 @@ def labels(setting: Setting) -> list[list[str]]:
 
 
 def costs(setting: Setting) -> list[list[str]]:
-    """The table of what a run takes: seconds on average, and memory at most."""
+    """The table of what a run takes: seconds, the median over seeds, and memory at most."""
     curves = setting.curves.values()
     devices = any(each.memory("device") for each in curves)
     header = [
         "strategy",
         "fit [s]",
+        "test [s]",
         "scan [s]",
         "select [s]",
         "CPU [s]",
@@ -96,7 +99,7 @@ def costs(setting: Setting) -> list[list[str]]:
     rows = [
         [
             each.name,
-            *(_seconds(each.seconds(phase)) for phase in ("fit", "scan", "select", "cpu")),
+            *(_seconds(each.seconds(phase)) for phase in ("fit", "test", "scan", "select", "cpu")),
             *(_mebibytes(each.memory(where)) for where in ("process", *(["device"] if devices else []))),
         ]
         for each in curves
@@ -114,7 +117,7 @@ def _how_to_read(how: How) -> str:
         f"AULC: area under {how.metric} over the range of the curve; {'less' if how.sign < 0 else 'more'} is better, and a "
         f"gain is positive where a strategy is better. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds "
         f"on. p: paired tests against the baseline, after Holm, from 4 seeds on. What it takes to come to a value: the "
-        f"median over all seeds; (k of n) where some never come there."
+        f"median over all seeds; (k of n) where some never come there. Seconds: medians over seeds."
     )
 
 

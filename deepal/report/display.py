@@ -10,7 +10,7 @@ from rich.table import Table
 from deepal.ledger import Result
 from deepal.watching import Watcher
 
-PHASES = ("fit", "scan", "select")
+PHASES = ("fit", "test", "scan", "select")
 
 
 class Display(Watcher):
@@ -68,7 +68,7 @@ class Display(Watcher):
 
 
 def table(results: Sequence[Result]) -> Table:
-    """Cycle, labels, accuracy, and the seconds of fit, scan and select."""
+    """Cycle, labels, accuracy, and the seconds of each phase."""
     caption = f"and {results[-1].validation} labels for validation" if results and results[-1].validation else None
     made = Table("cycle", "labels", "accuracy", *(f"{phase} [s]" for phase in PHASES), caption=caption)
     for column in made.columns:

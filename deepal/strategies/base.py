@@ -1,5 +1,6 @@
 """What a query strategy is: it reads signals and chooses rows. It never sees a model, a loader, a device or a file."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from deepal.signals import NonFiniteError, Signals
+
+log = logging.getLogger(__name__)
 
 Needs = Mapping[str, tuple[str, ...]]
 """Which signals are read of which set: `{"pool": ("embedding",), "labeled": ("embedding",)}`."""
@@ -115,7 +118,8 @@ def one_a_sample(strategy: QueryStrategy, *signals: Tensor) -> tuple[Tensor, ...
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor:
-    """The rows of the k largest scores, largest first, ties in the generator's order.
+    """The rows of the k largest scores, largest first, ties in the generator's order. It is said where all are equal, so
+    that coins alone decide.
 
     Raises NonFiniteError, naming `by`, where a score is NaN or infinite: sorting would rank NaN first.
     """
@@ -124,6 +128,12 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor
         raise NonFiniteError(
             f"{by} gave {wrong} of {len(scores)} rows a score that is NaN or infinite; nothing was chosen."
         )
+    if k < len(scores) and scores.min() == scores.max():
+        log.warning(
+            "%s gave all of %d rows the same score, %.4g, so that coins decide; where it asks how much draws or members "
+            "disagree, there have to be two at least, that differ.",
+            by, len(scores), float(scores[0]),
+        )  # fmt: skip
     shuffled = torch.randperm(len(scores), generator=generator)
     return shuffled[scores[shuffled].sort(descending=True, stable=True).indices[:k]]
 

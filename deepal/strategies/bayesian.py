@@ -117,7 +117,7 @@ class BatchBALD(QueryStrategy):
         draws = view.pool.take(kept)["mc_probs"]
         batch = joint.batch_bald(draws, query_size, self.num_samples, generator)
         most = math.log(draws.shape[1])
-        if batch.information > 0.9 * most:
+        if batch.information >= 0.9 * most:
             log.warning(
                 "%r: %d labels say %.2f nats of the weights, and %d draws cannot tell more than %.2f apart, so the last of "
                 "them are chosen by noise; take more draws, or a smaller query_size.",

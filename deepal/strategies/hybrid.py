@@ -121,6 +121,10 @@ class Stochastic(QueryStrategy):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.of, type):
+            raise ValueError(
+                f"Stochastic(of={self.of.__name__}) needs a strategy, and this is a class: {self.of.__name__}()."
+            )
         if not isinstance(self.of, Scoring):
             raise ValueError(
                 f"Stochastic(of={self.of!r}) draws by the scores of single samples, which this does not give; BALD() and "

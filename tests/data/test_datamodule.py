@@ -266,6 +266,10 @@ class Names:
         return self.classes[position % 3]
 
 
+class Nameless:
+    classes = ()
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -279,6 +283,8 @@ def test_a_balanced_start_has_as_many_of_each_class():
 def test_a_class_that_is_missing_is_named():
     with pytest.raises(ValueError, match=r"'c': 0.*lower per_class"):
         Balanced(2).positions(Pool([0, 1, 3, 4, 6, 7]), Names(), generator())
+    with pytest.raises(ValueError, match=r"does not say which classes there are; give it classes=\[...\]"):
+        Balanced(2).positions(Pool(range(9)), Nameless(), generator())
 
 
 def test_random_and_given_starts():

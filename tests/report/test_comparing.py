@@ -76,7 +76,7 @@ def test_what_the_tables_say():
     end = setting.curves["Random"].values[:, -1].mean()
     took = statistics.reached(statistics.labels_to((20, 30, 40), setting.curves["Margin"].values, end))
     assert margin[1:4] == ["30", "> 40 (0 of 5)", f"{took.median:g}"]
-    assert comparing.costs(setting)[1][1:] == ["6.00", "3.00", "1.50", "9.00", "1024"]
+    assert comparing.costs(setting)[1][1:] == ["6.00", "-", "3.00", "1.50", "9.00", "1024"]
     assert comparing.markdown(comparing.costs(setting)).splitlines()[1].startswith("| --- | ---: |")
 
 

@@ -272,6 +272,7 @@ def test_scores_of_zero_come_last_and_negative_ones_are_refused():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: Stochastic(BALD), r"Stochastic\(of=BALD\) needs a strategy, and this is a class: BALD\(\)"),
         (lambda: Stochastic(BALD(), kind="gibbs"), "power, softmax, softrank"),
         (lambda: Stochastic(BALD(), beta=-1), r"Stochastic\(beta=-1\)"),
         (lambda: BatchBALD(keep=0), r"BatchBALD\(keep=0\)"),
@@ -285,10 +286,25 @@ def test_what_cannot_be_is_refused(make, says):
 
 
 def test_joint_predictions_of_sites_are_refused_by_name():
-    sites = {"mc_probs": torch.rand(20, 5, 3, 2), "probs": torch.rand(20, 2)}
+    sites = {"mc_probs": torch.rand(20, 5, 3, 2).softmax(-1), "probs": torch.rand(20, 2).softmax(-1)}
     for strategy in (BatchBALD(), BatchBALD(keep=5), EPIG()):
         with pytest.raises(ValueError, match=rf"{type(strategy).__name__}\(.*several sites a sample.*\(samples, 5, 3, 2\)"):
             select_from(strategy, sites, 3)
+
+
+def test_one_draw_disagrees_with_nobody_and_that_is_said(caplog):
+    alone, two = of_draws(30, members=1), of_draws(30, members=2)
+    for strategy in (BALD(), VariationRatio(), MeanSTD(), VoteEntropy(), EPIG(), BatchBALD(keep=5)):
+        caplog.clear()
+        select_from(strategy, alone, 3)
+        assert "gave all of 30 rows the same score, 0, so that coins decide" in caplog.text
+    caplog.clear()
+    select_from(BatchBALD(), alone, 3)
+    assert "3 labels say 0.00 nats of the weights, and 1 draws cannot tell more than 0.00 apart" in caplog.text
+    for strategy, signals in ((PredictiveEntropy(), alone), (BALD(), two), (BALD(), {"mc_probs": alone["mc_probs"][:3]})):
+        caplog.clear()
+        select_from(strategy, signals, 3)
+        assert "coins decide" not in caplog.text
 
 
 def test_ties_of_votes_go_by_the_generator():
