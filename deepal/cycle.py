@@ -1,5 +1,6 @@
 """A cycle, as all processes of a run carry it out together: fit, test, choose. Its seeds are derived from the run's."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals, voice_of
 from deepal.strategies.base import QueryStrategy, View, choose
-from deepal.watching import Watchers, interruptible
+from deepal.watching import Watchers, interruptible, quiet
 
 
 class Settings(Protocol):
@@ -88,7 +89,8 @@ class Cycle:
         self.data.pool = Pool(self.data.candidates)
         view = self._view(torch.tensor(self.data.candidates[:16]), self._scan(0, trainer, module))
         try:
-            choose(self.settings.strategy, view, 1, torch.Generator())
+            with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
+                choose(self.settings.strategy, view, 1, torch.Generator())
         except NonFiniteError:
             return  # it is not trained yet
 

@@ -78,14 +78,20 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Without what a Trainer says at each fit: here a run has many."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
-    levels = [each.level for each in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet(logging.WARNING, "lightning.pytorch", "lightning.fabric", "lightning"):
         warnings.filterwarnings("ignore", module="lightning")
-        for each in loggers:
-            each.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+        yield
+
+
+@contextmanager
+def quiet(level: int, *names: str) -> Iterator[None]:
+    """Without what these loggers say below a level."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(level)
+    try:
+        yield
+    finally:
+        for each, before in zip(loggers, levels, strict=True):
+            each.setLevel(before)

@@ -18,7 +18,7 @@ from deepal import Learner, load_model, records, strategies
 from deepal.cycle import Cycle
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
 from deepal.ledger import INITIAL, Ledger, LedgerError
-from deepal.modules import Classifier
+from deepal.modules import Classifier, SharedBackbone
 from deepal.nn import MLP, BatchBALDCNN
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle
 from deepal.probes import MCDropout
@@ -471,6 +471,13 @@ def test_a_nan_stops_the_run_by_name_and_cycle_and_the_ledger_is_whole(tmp_path)
         learner.run()
     assert book(learner).asked(0) == []
     assert len(book(learner).answers(before=0)) == 20
+
+
+def test_what_an_untrained_module_says_is_no_warning(tmp_path, caplog):
+    """A shared backbone is one network before it is trained, which disagrees with nobody."""
+    module = partial(SharedBackbone, members=2)
+    digits(tmp_path, strategy=BALD(), module=module, **{**SHORT, "trainer": {"max_steps": 10}}).run()
+    assert "coins decide" not in caplog.text
 
 
 def test_a_watcher_that_fails_stops_nothing(tmp_path, caplog):

@@ -58,7 +58,7 @@ def batch_bald(
         tolerance: nats by which a bound may be above the best gain and not be looked at, once outcomes are sampled; -inf
             looks at all.
     Returns the rows, and what each added. The first is the row of largest BALD score; on a tie the lowest row wins.
-    Raises ValueError for draws of sites, and for fewer than one sample.
+    Raises ValueError for draws of sites, for fewer than one sample, and for what is no probability.
     """
     if mc_probs.ndim != 3 or num_samples < 1:
         raise ValueError(
@@ -72,6 +72,8 @@ def batch_bald(
         for score in (uncertainty.entropy, uncertainty.mutual_information)
     )
     bounds = bounds.double()
+    if not bounds.isfinite().all():
+        raise ValueError("BatchBALD chooses by probabilities, and these have no entropy; take the softmax of logits.")
     chosen, gains = [], []
     for turn in range(min(query_size, len(draws))):
         if turn:
@@ -208,12 +210,14 @@ def epig(pool: Tensor, target: Tensor) -> Tensor:
     summed from terms that are not negative, as in `uncertainty.mutual_information`; one matrix product for all targets.
 
     Args: pool (N, K, C), target (T, K, C): consistent draws, of the samples to score and of those to predict. Returns
-        (N,), in nats, within [0, BALD].
+        (N,), in nats, within [0, BALD]. Raises ValueError where there is nothing to predict.
 
     >>> sure = torch.eye(2).expand(1, 2, 2)                # two sure draws that disagree: one label tells them apart
     >>> epig(sure, sure)
     tensor([0.6931])
     """
+    if not len(target):
+        raise ValueError("EPIG is what a label says of others, and target has none; give it samples to predict.")
     pool, target = pool.float(), target.float()
     scores = pool.new_zeros(len(pool))
     classes = pool.shape[2]

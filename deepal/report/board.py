@@ -9,6 +9,7 @@ from statistics import fmean
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -35,7 +36,7 @@ class Board:
         self._said = -1
 
     def __enter__(self) -> "Board":
-        self.console.print(f"study: {self.study.folder}", soft_wrap=True, highlight=False)
+        self.console.print(f"study: {self.study.folder}", soft_wrap=True, highlight=False, markup=False)
         self._look()
         self._before, self._started = len(self._records), time.monotonic()
         self._live = Live(self._table(), console=self.console, auto_refresh=False, transient=True)
@@ -88,7 +89,7 @@ class Board:
             share = len(done) + sum(self._at_work.get(each, 0.0) for each in folders)
             values = [run.cycles[-1]["metrics"][self.metric] for run in done if self.metric in run.cycles[-1]["metrics"]]
             table.add_row(
-                name,
+                escape(name),
                 f"{len(done)} of {len(folders)}",
                 ProgressBar(total=len(folders), completed=share, width=24),
                 f"{fmean(values):.4f}" if values else "",

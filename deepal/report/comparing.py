@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deepal import records, tables
@@ -23,16 +24,16 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     if not console.is_terminal:  # a file, or a pipe: lines as long as they are
         console.width = max(console.width, 200)
     for setting in comparison.settings:
-        console.print(f"\n{setting.title}: {setting.how.metric}", style="bold", highlight=False)
+        console.print(f"\n{setting.title}: {setting.how.metric}", style="bold", highlight=False, markup=False)
         for header, *rows in (areas(setting), labels(setting), costs(setting)):
-            table = Table(*header, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+            table = Table(*map(escape, header), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
             table.columns[0].overflow = "fold"
             for column in table.columns[1:]:
                 column.justify = "right"
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             console.print(table)
-    console.print(notes(comparison), highlight=False)
+    console.print(notes(comparison), highlight=False, markup=False)
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

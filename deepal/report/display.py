@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -28,9 +29,9 @@ class Display(Watcher):
         self.so_far = self.sentence = ""
 
     def begin(self, folder: Path, budget: int, results: Sequence[Result]) -> None:
-        self.console.print(f"run folder: {folder}", soft_wrap=True, highlight=False)
+        self._say(f"run folder: {folder}")
         if results:
-            self.console.print(f"taken up after {len(results)} cycles, with {results[-1].labels} labels", highlight=False)
+            self._say(f"taken up after {len(results)} cycles, with {results[-1].labels} labels")
             self.so_far = _line(results[-1])
         self.budget = budget
         self.phase(len(results), "begin", None)
@@ -48,11 +49,11 @@ class Display(Watcher):
         self.so_far = f"{_line(result)} of {self.budget}"
         self.progress.update(self.task, so_far=self.so_far)
         if not self.console.is_terminal:  # nothing moves there: a line a cycle tells that it lives
-            self.console.print(f"cycle {result.cycle:>3}  {self.so_far}", highlight=False)
+            self._say(f"cycle {result.cycle:>3}  {self.so_far}")
 
     def noted(self, cycle: int, notes: Mapping[str, float]) -> None:
         said = ", ".join(f"{name} {_plainly(value)}" for name, value in notes.items())
-        self.console.print(f"cycle {cycle:>3}  the query: {said}", highlight=False)
+        self._say(f"cycle {cycle:>3}  the query: {said}")
 
     def waits(self, sentence: str) -> None:
         self.sentence = sentence
@@ -62,15 +63,18 @@ class Display(Watcher):
             self.progress.stop()
         if results:
             self.console.print(table(results))
-            self.console.print(f"results, labels, curve and model: {folder}", soft_wrap=True, highlight=False)
+            self._say(f"results, labels, curve and model: {folder}")
         if self.sentence:
-            self.console.print(f"{self.sentence}\nThe folder is {folder}", soft_wrap=True, highlight=False, style="bold")
+            self._say(f"{self.sentence}\nThe folder is {folder}", style="bold")
+
+    def _say(self, sentence: str, style: str | None = None) -> None:
+        self.console.print(sentence, style=style, soft_wrap=True, highlight=False, markup=False)
 
 
 def table(results: Sequence[Result]) -> Table:
     """Cycle, labels, accuracy, and the seconds of each phase."""
     caption = f"and {results[-1].validation} labels for validation" if results and results[-1].validation else None
-    made = Table("cycle", "labels", "accuracy", *(f"{phase} [s]" for phase in PHASES), caption=caption)
+    made = Table("cycle", "labels", "accuracy", *(escape(f"{phase} [s]") for phase in PHASES), caption=caption)
     for column in made.columns:
         column.justify = "right"
     for each in results:

@@ -177,6 +177,10 @@ def test_what_it_cannot_choose_from_is_refused():
         joint.batch_bald(torch.ones(3, 4, 2, 2), 1, 10, coins())
     with pytest.raises(ValueError, match="num_samples=1"):
         joint.batch_bald(draws(0), 1, 0, coins())
+    with pytest.raises(ValueError, match="take the softmax of logits"):
+        joint.batch_bald(draws(0).log(), 3, 10, coins())
+    with pytest.raises(ValueError, match="target has none"):
+        joint.epig(draws(0), draws(0)[:0])
     assert len(joint.batch_bald(draws(0, n=2), 5, 10, coins()).rows) == 2
 
 

@@ -92,6 +92,7 @@ def test_all_of_it_is_printed():
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     comparing.show(whole(), console)
     text = console.export_text()
+    assert "fit [s]" in text
     for word in ("Digits", "Margin", "Random(replica=1)", "(all 1200 labels)", "memory [MiB]", "after Holm"):
         assert word in text
 

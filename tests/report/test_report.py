@@ -33,11 +33,15 @@ def shown(watchers, root, **changes):
 def test_the_table_says_cycle_labels_accuracy_and_seconds(tmp_path):
     text = io.StringIO()
     display = Display(Console(file=text, width=100))
-    display.begin(tmp_path, 40, [])
+    display.begin(tmp_path / "[s]", 40, [])
     display.measured(RESULTS[0], RESULTS[:1])
     display.end(tmp_path, RESULTS)
     lines = text.getvalue().splitlines()
-    assert any(all(word in line for word in ("cycle", "labels", "accuracy", "fit", "scan", "select")) for line in lines)
+    assert f"run folder: {tmp_path}/[s]" in lines
+    assert any(
+        all(word in line for word in ("cycle", "labels", "accuracy", "fit [s]", "test [s]", "scan [s]", "select [s]"))
+        for line in lines
+    )
     for word in ("0.8125", "40", "1.25", "0.50", "0.12", str(tmp_path), "and 4 labels for validation"):
         assert word in text.getvalue()
 
