@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.optimize import isotonic_regression
 
 from deepal import statistics
@@ -22,6 +23,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """That tell the curves apart in print without color."""
 Center = Literal["mean", "median"]
 _LINE = 0.19  # inches that a name beside the curves takes
+_LINES = {"linewidth": 1.6, "markersize": 3.5}
+_End = tuple[float, str, dict[str, Any]]  # where a curve ends, its name, and how it is drawn
 _FEW = 8  # curves, whose bands can still be told apart
 
 
@@ -63,7 +66,7 @@ def curves(comparison: Comparison, center: Center = "mean") -> Figure:
     panels = figure.subplots(down, across, squeeze=False).flatten()
     names = dict.fromkeys(name for each in settings for name in each.curves if name != comparison.how.baseline)
     styles = {name: _style(i) for i, name in enumerate(names)}
-    styles[comparison.how.baseline] = {"color": GRAY, "linestyle": "--", "marker": None}
+    styles[comparison.how.baseline] = {**_LINES, "color": GRAY, "linestyle": "--", "marker": None}
     for panel, setting in zip(panels, settings, strict=False):
         _draw_setting(panel, setting, styles, center, line=_LINE / (height - 1.1))
     for panel in panels[len(settings) :]:
@@ -73,19 +76,21 @@ def curves(comparison: Comparison, center: Center = "mean") -> Figure:
 
 def _style(number: int) -> dict[str, Any]:
     once_around = number % len(COLORS)
-    return {"color": COLORS[once_around], "marker": MARKERS[once_around], "linestyle": ("-", "-.", ":")[number // 7 % 3]}
+    turn = ("-", "-.", ":")[number // len(COLORS) % 3]
+    return {**_LINES, "color": COLORS[once_around], "marker": MARKERS[once_around], "linestyle": turn}
 
 
 def _draw_setting(axes: Axes, setting: Setting, styles: dict[str, dict[str, Any]], center: Center, line: float) -> None:
     """Args: line: of a name, as a part of the height of the axes."""
-    ends, shade = [], 0.15 if len(setting.curves) <= _FEW else 0.06
+    ends: list[_End] = []
+    shade = 0.15 if len(setting.curves) <= _FEW else 0.06
     for name, curves in setting.curves.items():
         style = styles[name]
         middle, low, high = _band(curves, center)
         every = max(1, len(setting.grid) // 10)
-        axes.plot(setting.grid, middle, linewidth=1.6, markersize=3.5, markevery=every, **style)
+        axes.plot(setting.grid, middle, markevery=every, **style)
         axes.fill_between(setting.grid, low, high, color=style["color"], alpha=shade, linewidth=0)
-        ends.append((float(middle[-1]), name, style["color"]))
+        ends.append((float(middle[-1]), name, style))
     if setting.ceiling is not None:
         axes.axhline(setting.ceiling.mean, color=GRAY, linewidth=0.8, linestyle=":")
         axes.annotate(
@@ -122,20 +127,24 @@ def _band(curves: Curves, center: Center) -> tuple[np.ndarray, np.ndarray, np.nd
     return middle, low, high
 
 
-def _label_ends(axes: Axes, end: float, ends: Sequence[tuple[float, str, str]], line: float) -> None:
-    """Write each name where its curve ends, or as near to that as leaves all of them legible, within the axes."""
+def _label_ends(axes: Axes, end: float, ends: Sequence[_End], line: float) -> None:
+    """Write each name, with a piece of its curve, where the curve ends, or as near to that as leaves all of them legible,
+    within the axes."""
     bottom, top = axes.get_ylim()
     apart = (top - bottom) * line * np.arange(len(ends))
-    ends = sorted(ends)
+    ends = sorted(ends, key=lambda each: each[:2])
     heights = isotonic_regression([value for value, _, _ in ends] - apart).x  # least squares, so far apart at least
     heights = np.clip(heights, bottom, max(top - apart[-1], bottom)) + apart
-    for height, (value, name, color) in zip(heights, ends, strict=True):
+    beside = axes.get_yaxis_transform()
+    for height, (value, name, style) in zip(heights, ends, strict=True):
+        leader = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
-            _short(name, 28), (end, value), xytext=(1.02, height), textcoords=("axes fraction", "data"), color=color,
-            fontsize=8, va="center", annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 2, "shrinkB": 2, "relpos": (0, 0.5)
-            },
+            "", (end, value), xytext=(1.03, height), textcoords=beside, arrowprops=leader, annotation_clip=False
+        )  # fmt: skip
+        piece = Line2D((1.035, 1.06, 1.085), [height] * 3, transform=beside, clip_on=False, markevery=[1], **style)
+        axes.add_artist(piece)
+        axes.text(
+            1.1, height, _short(name, 28), transform=beside, color=style["color"], fontsize=8, va="center"
         )  # fmt: skip
 
 

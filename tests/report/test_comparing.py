@@ -124,9 +124,8 @@ def test_several_settings_and_many_strategies_are_drawn(tmp_path):
     found = Comparison([*pairs(), *many, *other])
     comparing.write(found, tmp_path)
     second, first = figures.curves(found).axes
-    labels = [each.get_text() for each in second.texts]
-    assert len(set(labels)) == 2
-    heights = sorted(each.xyann[1] for each in first.texts)
+    assert len(named(second)) == 2
+    heights = sorted(height for _, height in named(first))
     low, high = first.get_ylim()
     assert len(heights) == 11
     assert min(np.diff(heights)) > 0.04 * (high - low)  # all are legible
@@ -157,8 +156,20 @@ def test_what_the_curves_show():
         for at, low, high in zip((20, 30, 40), *band, strict=True):
             drawn = corners[corners[:, 0] == at][:, 1]
             assert (drawn.min(), drawn.max()) == pytest.approx((low, high))
-        assert axes.lines[-1].get_ydata() == [setting.ceiling.mean] * 2
-        assert {"Margin", "Random", "Random(replica=1)"} < {each.get_text() for each in axes.texts}
+        assert axes.lines[3].get_ydata() == [setting.ceiling.mean] * 2
+        heights = dict(named(axes))
+        assert {*heights} == {*setting.curves}
+        pieces = {each.get_ydata()[0]: each for each in axes.lines[4:]}
+        for line, name in zip(axes.lines, setting.curves, strict=False):
+            piece = pieces[heights[name]]
+            for of in ("get_color", "get_marker", "get_linestyle"):
+                assert getattr(piece, of)() == getattr(line, of)()
+
+
+def named(axes):
+    """The names that stand beside the curves, and at what height."""
+    beside = [each for each in axes.texts if each.get_transform() == axes.get_yaxis_transform()]
+    return [(each.get_text(), each.get_position()[1]) for each in beside]
 
 
 def test_what_the_matrices_show():
