@@ -62,6 +62,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         eval_batch_size: images a step of validation, test and scan.
         epoch_steps: training steps an epoch, over as many passes of the labeled set as that takes. None: one pass.
             An epoch is what a killed fit loses at most, and what logging costs once.
+        full_batches: every step sees `batch_size` images, some more than once where there are few (so train Kirsch et al.,
+            2019); it needs `epoch_steps`. Else the last batch of each pass over the labeled set is what is left.
         validation: images set apart for validation, labeled and reported on top of the budget: below 1 a share of the
             budget, else a number of images; 0 for none. They are drawn among images whose class is known, unless the data
             has a validation split of its own.
@@ -76,6 +78,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     batch_size: int = 64
     eval_batch_size: int = 512
     epoch_steps: int | None = None
+    full_batches: bool = False
     validation: float = 0.1
     pool_size: int | None = None
     imbalance: float | None = None
@@ -90,6 +93,8 @@ class ActiveDataModule(LightningDataModule, ABC):
                 raise ValueError(f"data.{name}={getattr(self, name)} must be at least {least}.")
         if self.epoch_steps is not None and self.epoch_steps < 1:
             raise ValueError(f"data.epoch_steps={self.epoch_steps} must be at least 1, or none for one pass.")
+        if self.full_batches and self.epoch_steps is None:
+            raise ValueError("data.full_batches=True needs data.epoch_steps: how many of these batches are an epoch.")
         if self.validation < 0 or (self.validation >= 1 and self.validation != int(self.validation)):
             raise ValueError(
                 f"data.validation={self.validation} must be a share of the budget below 1, or a number of images."
@@ -383,7 +388,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
     ) -> DataLoader:
         seed = seeds.derive(self.cycle_seed, stream)
-        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders)
+        full = self.full_batches and steps is not None
+        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders, full)
         batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)

@@ -165,15 +165,24 @@ class Shuffled(Sampler[Tensor]):
         steps: batches an epoch, over as many passes as that takes; None for one pass.
         share: the processes train on different rows of one order, as many each: the first rows fill up the last ones.
         orders: how many orders are served side by side: a batch is one of each, one after another.
+        full: each batch has `batch_size` rows, however few there are: an epoch is one pass over a set in which each row
+            stands as often as that takes. It needs `steps`.
 
     A last batch of a single row is joined to the one before: batch norm cannot train on one image.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, steps: int | None = None, share: Share = ALONE, orders: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        steps: int | None = None,
+        share: Share = ALONE,
+        orders: int = 1,
+        full: bool = False,
     ) -> None:
         self.size, self.batch_size, self.seed, self.steps, self.share = size, batch_size, seed, steps, share
-        self.orders = orders
+        self.orders, self.full = orders, full
         self.workers = torch.Generator()  # what data loading workers are seeded from
         self.set_epoch(0)
 
@@ -196,6 +205,9 @@ class Shuffled(Sampler[Tensor]):
 
     def _one_pass(self, generator: torch.Generator) -> Sequence[Tensor]:
         rank, processes = self.share
+        if self.full and self.steps:
+            order = torch.randperm(self.steps * self.batch_size * processes, generator=generator) % self.size
+            return order[rank::processes].split(self.batch_size)
         order = torch.randperm(self.size, generator=generator)
         if processes > 1:
             order = order[torch.arange(-(-self.size // processes) * processes) % self.size][rank::processes]

@@ -18,7 +18,7 @@ from deepal.data import (
     RandomCrop,
     RandomFlip,
 )
-from deepal.data.loading import Shuffled
+from deepal.data.loading import Share, Shuffled
 from deepal.fingerprint import describe
 
 LABELED = list(range(100, 130))
@@ -146,8 +146,31 @@ def test_an_epoch_of_so_many_steps_goes_over_the_set_again_and_again():
     assert all(len(set(batch.tolist())) == len(batch) for batch in batches)
 
 
+@pytest.mark.parametrize("size", [20, 70, 300])
+def test_full_batches_hold_as_many_rows_however_few_there_are(size):
+    """As the released code of BatchBALD has it: `randperm(steps * batch_size) % size`."""
+    sampler = Shuffled(size, 64, seed=0, steps=79, full=True)
+    batches = list(sampler)
+    assert [len(batch) for batch in batches] == [64] * 79
+    counts = Counter(torch.cat(batches).tolist())
+    assert set(counts) == set(range(size))
+    assert max(counts.values()) - min(counts.values()) <= 1
+    shares = [list(Shuffled(size, 64, seed=0, steps=79, share=Share(rank, 2), full=True)) for rank in (0, 1)]
+    assert {len(batch) for share in shares for batch in share} == {64}
+    counts = Counter(torch.cat([torch.cat(share) for share in shares]).tolist())
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_a_data_module_trains_on_full_batches_where_it_is_told_to():
+    data = digits(batch_size=32, epoch_steps=5, full_batches=True)
+    assert [len(batch["input"]) for batch in data.train_dataloader()] == [32] * 5
+    with pytest.raises(ValueError, match=r"full_batches=True needs data\.epoch_steps"):
+        Digits(full_batches=True)
+
+
 def test_a_set_without_rows_has_no_batches():
-    assert list(Shuffled(0, 8, seed=0, steps=3)) == []
+    for full in (False, True):
+        assert list(Shuffled(0, 8, seed=0, steps=3, full=full)) == []
 
 
 @pytest.mark.parametrize(("size", "expected"), [(17, [8, 9]), (16, [8, 8]), (18, [8, 8, 2]), (1, [1]), (5, [5])])
