@@ -20,11 +20,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepal.data import MNIST
 from deepal.functional import joint
@@ -39,18 +40,8 @@ from deepal.strategies.base import View, choose
 from deepal.task import Task
 
 IMAGES, SAMPLES = 10_000, 10_000
+DROPPED = partial(ResNet18, dropout=0.5)
 DRAWN = "draws.pt"
-
-
-class DroppedResNet18(ResNet18):
-    """With dropout before its last layer, and nowhere else."""
-
-    def __init__(self, input_shape: Any, classes: int) -> None:
-        super().__init__(input_shape, classes)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward_head(self, embedding: Tensor) -> Tensor:
-        return self.head(self.dropout(embedding))
 
 
 def classifier(root: str, backbone: Any, labels: int = 0, **options: Any) -> tuple[Classifier, MNIST]:
@@ -98,7 +89,7 @@ def baal(root: str, draws: int, batch_size: int = 128) -> Callable[[], Any]:
 
 def passes(root: str, draws: int, images: int) -> Callable[[], Any]:
     """A pass through the whole network for each draw."""
-    module, data = classifier(root, DroppedResNet18)
+    module, data = classifier(root, DROPPED)
     for each in module.modules():
         each.train(isinstance(each, nn.Dropout))
     inputs = data.task.normalize(data._set.train.images(torch.arange(images)))
@@ -181,7 +172,7 @@ SIDES: dict[str, Callable[[str], Callable[[], Any]]] = {
     "baal, 20 draws": lambda root: baal(root, 20),
     "deepal, 100 draws": lambda root: ours(root, 100),
     "baal, 100 draws": lambda root: baal(root, 100),
-    "head once": lambda root: ours(root, 20, DroppedResNet18, 512),
+    "head once": lambda root: ours(root, 20, DROPPED, 512),
     "head, passes": lambda root: passes(root, 20, 512),
     "lazy, 10": lambda root: lazy(10),
     "redux, 10": lambda root: redux(10),

@@ -96,7 +96,8 @@ def _run(arguments: list[str]) -> None:
 
 def _with_networks_kept(arguments: Sequence[str]) -> list[str]:
     """The same, where a configuration of data says which network is trained, and how, and a later one of a method makes
-    several of it: these are then of that network, and not of the default one, as when the module was replaced."""
+    several of it: these are then of that network, and not of the default one, as when the module was replaced; but for
+    what the method says itself (the learning rates of snapshots, the kinds of network of a committee)."""
     import yaml
 
     from deepal import modules
@@ -116,7 +117,8 @@ def _with_networks_kept(arguments: Sequence[str]) -> list[str]:
         if made is modules.Classifier:
             network = {"class_path": name, "init_args": {**options, "posterior": None}}
         elif network and "of" not in options and made and "of" in inspect.signature(made).parameters:
-            said = {"class_path": name, "init_args": {**options, "of": network}}
+            taken = {each: value for each, value in network["init_args"].items() if each not in made.of_its_own}
+            said = {"class_path": name, "init_args": {**options, "of": {**network, "init_args": taken}}}
             kept += ["--config", json.dumps({"module": said})]
     return kept
 

@@ -18,6 +18,7 @@ from deepal import seeds
 from deepal.data.images import UnreadableError
 from deepal.data.loading import Damaged, Share
 from deepal.functional import uncertainty
+from deepal.nn.network import in_eval
 from deepal.probes import Probe
 from deepal.ranks import Ranks
 from deepal.signals import Score, voice_of
@@ -249,15 +250,11 @@ def _kept_as(signal: Tensor) -> torch.dtype:
 @contextmanager
 def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """`module` in eval mode; modes, buffers and the random state are put back as they were."""
-    modes = {each: each.training for each in module.modules()}
     buffers = {each: each.clone() for each in module.buffers()}
-    with isolate_rng(include_cuda=device.type == "cuda"):
+    with isolate_rng(include_cuda=device.type == "cuda"), in_eval(module):
         try:
-            module.eval()
             yield
         finally:
-            for each, training in modes.items():
-                each.training = training
             with torch.no_grad():
                 for buffer, before in buffers.items():
                     buffer.copy_(before)

@@ -4,7 +4,7 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
 
     logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
     target (B,)        gradient_embedding (B, C*D)  cycle (B,)            group (B,)
-    mc_probs (B, K, C), of K draws from a posterior, the same draws for all rows
+    mc_probs (B, K, C), of K draws from a posterior, the same draws for all rows where a strategy reads rows together
 
 Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), mc_probs (B, K, H, W, C).
 

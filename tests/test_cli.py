@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 import yaml
 from scipy.io import savemat
@@ -16,8 +17,10 @@ from scipy.io import savemat
 from deepal import cli
 from deepal.data import EMNIST
 from deepal.ledger import Ledger
+from deepal.nn import Network
 from deepal.oracles import NoisyOracle
 from deepal.strategies import Margin, Prefilter
+from deepal.task import Task
 from tests import own
 from tests.runs import digits
 
@@ -186,7 +189,7 @@ def test_later_files_and_options_win(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", ["ensemble", "snapshot", "split_head", "shared_backbone", "consensus_kl", "vote_entropy"]
+    "method", ["ensemble", "snapshot", "split_head", "shared_backbone", "consensus_kl", "vote_entropy", "committee"]
 )
 def test_several_networks_are_of_the_kind_that_the_data_asks_for(method, capsys):
     """Else comparing methods on one data set would compare networks."""
@@ -196,10 +199,23 @@ def test_several_networks_are_of_the_kind_that_the_data_asks_for(method, capsys)
     module, alone = yaml.safe_load(capsys.readouterr().out)["module"], yaml.safe_load(Path(layers[0]).read_text())["module"]
     of = module["init_args"]["of"]["init_args"]
     assert module["class_path"] == yaml.safe_load(Path(layers[1]).read_text())["module"]["class_path"]
-    assert of["backbone"]["class_path"].endswith("ResNet18")
+    assert of["backbone"]["class_path"].endswith("MLP" if method == "committee" else "ResNet18")  # which it does not use
+    assert (of["scheduler"] is None) == (method == "snapshot")  # which has one of its own
     assert of["optimizer"]["init_args"]["lr"] == alone["init_args"]["optimizer"]["init_args"]["lr"]
     assert of["frozen"] is True
     assert of["posterior"] is None
+    arguments = cli._with_networks_kept([f"--config={layers[0]}", "--config", layers[1]])
+    made = parsed(*arguments).module()
+    made.configure_network(Task((3, 32, 32), tuple("abc"), (0.0,), (1.0,)))
+    named = {type(each).__name__ for each in made.modules() if isinstance(each, Network)}
+    assert named == {"MLP" if method == "committee" else "ResNet18"}
+
+
+def test_a_network_of_the_data_has_dropout_where_it_is_given():
+    layers = [f"--config={ROOT / 'configs' / file}" for file in ("data/cifar10.yaml", "method/bald.yaml")]
+    module = parsed(*layers, "--module.backbone.dropout", "0.5").module()
+    module.configure_network(Task((3, 8, 8), tuple("abc"), (0.0,), (1.0,)))
+    assert module.eval().mc_probs(torch.rand(2, 3, 8, 8)).std(1).max() > 1e-3
 
 
 def test_strategies_nest_by_short_names():

@@ -611,12 +611,14 @@ def of_draws(**options):
 
 
 def test_both_parts_of_uncertainty_and_notes_are_written_with_what_was_asked(tmp_path):
-    for strategy in (BatchBALD(keep=50, num_samples=100), Margin(), Random()):  # those that read no draws, too
+    for strategy in (BatchBALD(keep=50, num_samples=100), BALD(), Margin(), Random()):  # those that read no draws, too
         learner = digits(tmp_path, strategy=strategy, module=of_draws, **SHORT)
         learner.run()
         rows = [row for row in book(learner).labels() if row["cycle"] == 0]
         assert all(0 <= row[part] <= math.log(10) for row in rows for part in ("aleatoric", "epistemic"))
         assert max(row["epistemic"] for row in rows) > 0
+        if strategy == BALD():
+            assert [row["epistemic"] for row in rows] == pytest.approx([row["score"] for row in rows], abs=1e-6)
         assert all(row["aleatoric"] is None for row in book(learner).labels() if row["cycle"] < 0)
         assert "aleatoric,epistemic" in (learner.folder / "labels.csv").read_text().splitlines()[0]
         notes = book(learner).notes(0)

@@ -134,6 +134,25 @@ def test_half_precision_is_kept_in_full(data):
     assert torch.allclose(read["probs"].sum(1), torch.ones(20), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_probabilities_that_a_module_says_in_half_precision_are_probabilities(data, dtype):
+    class Half(nn.Module):
+        def probs(self, images):
+            return torch.softmax(
+                8 * images.flatten(1) @ torch.randn(64, 1000, generator=torch.Generator().manual_seed(0)), 1
+            ).to(dtype)
+
+        def mc_probs(self, images):
+            return self.probs(images).unsqueeze(1).expand(-1, 3, -1)
+
+    read = scan(Half(), data).read(torch.arange(250), ("probs", "mc_probs"))
+    pool = Signals(torch.arange(250), scan(Half(), data))
+    assert pool["probs"].dtype == torch.float32
+    assert torch.equal(pool.map(lambda signals: uncertainty.margin(signals["probs"]), ("probs",)),
+                       uncertainty.margin(read["probs"]))  # fmt: skip
+    assert float(pool.map(lambda signals: uncertainty.mutual_information(signals["mc_probs"]), ("mc_probs",)).max()) < 1e-6
+
+
 def test_progress_is_told(data):
     told = []
     scan(classifier(data), data, advance=told.append).read(torch.arange(250), ("probs",))

@@ -53,11 +53,12 @@ def batch_bald(
     Args:
         mc_probs: (N, K, C), consistent draws.
         query_size: rows to choose; all where there are no more.
-        num_samples: outcomes of the joint distribution, at least.
+        num_samples: outcomes of the joint distribution: at most while they are enumerated, at least when they are sampled.
         generator: of the sampled outcomes.
         tolerance: nats by which a bound may be above the best gain and not be looked at, once outcomes are sampled; -inf
             looks at all.
-    Returns the rows, and what each added. The first is the row of largest BALD score; on a tie the lowest row wins.
+    Returns the rows, and what each added. The first is the row of largest BALD score; of those that are looked at, on a tie
+    the lowest row wins.
     Raises ValueError for draws of sites, for fewer than one sample, and for what is no probability.
     """
     if mc_probs.ndim != 3 or num_samples < 1:

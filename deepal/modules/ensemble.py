@@ -33,6 +33,9 @@ class Voting(Measured):
     """What has several opinions of an image, and predicts their average. It says `mc_probs`, `probs`, `logits` (the
     logarithm of the average), `embedding` and `logit_gradient`."""
 
+    of_its_own: tuple[str, ...] = ()
+    """Options of its classifier that it does not take from there."""
+
     def __init__(self, of: Recipe) -> None:
         made = deepcopy(of)
         recipe = made if isinstance(made, nn.Module) or not callable(made) else made()
@@ -165,6 +168,7 @@ class Committee(Ensemble):
     """
 
     in_blocks = True
+    of_its_own = ("backbone",)
 
     def __init__(self, backbones: Sequence[Callable[[Sequence[int], int], Network]], of: Recipe = Classifier) -> None:
         if not backbones:
@@ -210,10 +214,19 @@ class SharedBackbone(Ensemble):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         steps = _length(self, least=2)
         if not self.parted and self.trainer.global_step >= min(math.ceil(self.shared * steps), steps - 1):
-            for network in self.networks[1:]:
-                network.load_state_dict(self.networks[0].state_dict())
-            self.parted.fill_(True)
+            self._part()
         return super().training_step(batch, batch_idx)
+
+    def _part(self) -> None:
+        """Make all networks equal to the first, with what the optimizer knows of it."""
+        first, *others = self.networks
+        for network in others:
+            network.load_state_dict(first.state_dict())
+            for optimizer in self.trainer.optimizers:
+                for of_first, own in zip(first.parameters(), network.parameters(), strict=True):
+                    if of_first in optimizer.state:
+                        optimizer.state[own] = deepcopy(optimizer.state[of_first])
+        self.parted.fill_(True)
 
     def on_train_end(self) -> None:
         _refuse_early_end(self)
@@ -238,6 +251,8 @@ class Snapshot(Voting):
 
     Args: of: the classifier, without a schedule; cycles: how often, and how many members there are.
     """
+
+    of_its_own = ("scheduler",)
 
     def __init__(self, of: Recipe = Classifier, cycles: int = 5) -> None:
         super().__init__(of)

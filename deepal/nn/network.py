@@ -1,7 +1,8 @@
 """What a backbone is: features, then one linear layer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +43,17 @@ class Network(nn.Module, ABC):
 
 def width_of(features: nn.Module, input_shape: Sequence[int]) -> int:
     """How many features come out for one image of this shape, found by passing one through in eval mode."""
-    modes = {each: each.training for each in features.modules()}
-    features.eval()
-    with torch.no_grad():
-        width = features(torch.zeros(1, *input_shape)).shape[1]
-    for each, training in modes.items():
-        each.training = training
-    return width
+    with in_eval(features), torch.no_grad():
+        return features(torch.zeros(1, *input_shape)).shape[1]
+
+
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """A module in eval mode, and afterwards each part of it in the mode that it was in."""
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, training in modes.items():
+            each.training = training

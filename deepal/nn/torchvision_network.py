@@ -45,37 +45,44 @@ class _SmallImageResNet(Network):
     """A residual network for images of 28 to 64 pixels (He et al., 2016): a 3x3 stem of stride 1 and no pooling, so that
     the first residual stage still sees the whole resolution."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int, name: str) -> None:
+    def __init__(self, input_shape: Sequence[int], classes: int, name: str, dropout: float) -> None:
         super().__init__()
         self.trunk = torchvision.models.get_model(name)
         self.trunk.conv1 = nn.Conv2d(input_shape[0], 64, 3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(self.trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.trunk.maxpool = nn.Identity()
+        self.dropout = nn.Dropout(dropout)
         self.head = _cut_last_linear(self.trunk, classes, name)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.trunk(images)
 
+    def forward_head(self, embedding: Tensor) -> Tensor:
+        return self.head(self.dropout(embedding))
+
 
 class ResNet18(_SmallImageResNet):
-    """ResNet-18 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many."""
+    """ResNet-18 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many; dropout:
+    before the last layer."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int) -> None:
-        super().__init__(input_shape, classes, "resnet18")
+    def __init__(self, input_shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
+        super().__init__(input_shape, classes, "resnet18", dropout)
 
 
 class ResNet34(_SmallImageResNet):
-    """ResNet-34 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many."""
+    """ResNet-34 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many; dropout:
+    before the last layer."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int) -> None:
-        super().__init__(input_shape, classes, "resnet34")
+    def __init__(self, input_shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
+        super().__init__(input_shape, classes, "resnet34", dropout)
 
 
 class ResNet50(_SmallImageResNet):
-    """ResNet-50 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many."""
+    """ResNet-50 with the stem for small images. Args: input_shape: (channels, height, width); classes: how many; dropout:
+    before the last layer."""
 
-    def __init__(self, input_shape: Sequence[int], classes: int) -> None:
-        super().__init__(input_shape, classes, "resnet50")
+    def __init__(self, input_shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
+        super().__init__(input_shape, classes, "resnet50", dropout)
 
 
 def _cut_last_linear(trunk: nn.Module, classes: int, name: str) -> nn.Linear:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from deepal.functional import noise
 from deepal.nn import Network
+from deepal.nn.network import in_eval
 from deepal.probes.posterior import Posterior
 from deepal.probes.thinned import Thinned
 
@@ -21,11 +22,12 @@ _ROWS, _PIXELS = 2048, 2**23  # of draws times images that are computed together
 @dataclass(frozen=True)
 class MCDropout(Posterior):
     """Draws by dropout, switched on for reading: the dropout layers alone, and functional dropout, of whatever kind; batch
-    norm and all else stay in eval mode. (The dropout inside of attention and of recurrent layers stays off.)
+    norm and all else are read in eval mode. (The dropout inside of attention and of recurrent layers stays off.)
 
     What comes before the first dropout layer is computed once for all draws. A chain of layers is then thinned: each draw
     is a smaller network, without what is dropped (`Thinned`). Elsewhere all draws are computed together, and where a
-    network cannot do that, one after another; the masks are the same, and so is what comes out.
+    network cannot do that (one that adds what was dropped to what was not, say), one after another and wholly; the masks
+    are the same, and so is what comes out.
 
     Args:
         draws: K, how many.
@@ -168,11 +170,12 @@ class _Draws:
                 "MCDropout(consistent=False) gives each image masks of its own, and this module reads batches that are no "
                 "tensor of images; take consistent=True."
             )
-        if self._read is None:
-            if isinstance(images, Tensor) and len(images) < 2:
-                return self.one_by_one(images)  # of one image much is right that is wrong of two
-            self._read = self._quickest(images)
-        return self._read(images)
+        with in_eval(self.module):
+            if self._read is None:
+                if isinstance(images, Tensor) and len(images) < 2:
+                    return self.one_by_one(images)  # of one image much is right that is wrong of two
+                self._read = self._quickest(images)
+            return self._read(images)
 
     def _quickest(self, images: Any) -> Callable[[Any], Tensor]:
         some = images[:8] if isinstance(images, Tensor) else images
@@ -232,8 +235,8 @@ class _Draws:
             has = "drops nothing (p=0)" if dropping.layers else "has none"
             raise ValueError(
                 f"MCDropout(draws={self.masks.draws}) needs a network with dropout, and that of "
-                f"{type(self.module).__name__} {has}: all draws would be equal; take a network that has it "
-                f"(MLP(dropout=0.5), say), or an ensemble."
+                f"{type(self.module).__name__} {has}: all draws would be equal; take one that has it (MLP and the ResNets "
+                f"have an option for it: --module.backbone.dropout 0.5), or an ensemble."
             )
         return probs
 

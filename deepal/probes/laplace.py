@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepal.nn.network import in_eval
 from deepal.probes.posterior import Posterior
 
 
@@ -60,7 +61,8 @@ class Laplace(Posterior):
         drawn = (weights + learned.spread(toss, weights, self.prior_precision)).to(head.weight.dtype)
 
         def read(images: Any) -> Tensor:
-            inputs = _with_ones(head, module.embedding(images))
+            with in_eval(module):
+                inputs = _with_ones(head, module.embedding(images))
             return torch.softmax(torch.einsum("bd,kcd->bkc", inputs, drawn).float(), -1)
 
         return read

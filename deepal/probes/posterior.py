@@ -33,4 +33,5 @@ class Posterior(Probe):
 
     @abstractmethod
     def start(self, module: nn.Module, generator: torch.Generator) -> Callable[[Any], Tensor]:
-        """A function from images to (B, K, C), of the same K draws for all images."""
+        """A function from images to (B, K, C), of the same K draws for all images, unless it is `MCDropout` that is told
+        otherwise."""

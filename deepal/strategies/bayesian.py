@@ -87,7 +87,8 @@ class BatchBALD(QueryStrategy):
     """The batch whose labels together say most of the weights, chosen greedily (Kirsch et al., 2019).
 
     No row adds more than its own BALD score. So where the least gain of the batch is above the score of every row that was
-    left out, the batch is the one that all rows it was given would have made: that is the note `certified`.
+    left out, the batch is the one that all rows it was given would have made (up to the noise of the gains, once outcomes
+    are sampled): that is the note `certified`.
 
     Args:
         num_samples: outcomes of the joint distribution, once they are too many to enumerate.

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 from torch.nn import functional
-from torch.optim import SGD, Adafactor, AdamW
+from torch.optim import SGD, Adafactor, Adam, AdamW
 from torch.optim.lr_scheduler import StepLR
 from torchmetrics.classification import MulticlassCohenKappa
 
@@ -82,9 +82,10 @@ def steps(module, count=6, size=5):
     return module
 
 
+@pytest.mark.parametrize("optimizer", [Adam, partial(SGD, lr=0.05, momentum=0.9, weight_decay=0.01)], ids=["adam", "sgd"])
 @pytest.mark.parametrize("penalty", [0.0, 2.5])
-def test_a_stack_trains_as_its_parts_do_one_after_another(penalty):
-    recipe = Classifier(plain, weight_penalty=penalty)
+def test_a_stack_trains_as_its_parts_do_one_after_another(penalty, optimizer):
+    recipe = Classifier(plain, optimizer, weight_penalty=penalty)
     stacked, looped = drawn(Ensemble(recipe, 3)), drawn(Ensemble(recipe, 3))
     looped.networks = Side(looped._networks(TASK))
     torch.manual_seed(0)
@@ -94,15 +95,15 @@ def test_a_stack_trains_as_its_parts_do_one_after_another(penalty):
     alone = []
     torch.manual_seed(0)
     for member in range(3):  # and as three classifiers that know nothing of each other
-        single = Classifier(plain, weight_penalty=penalty)
+        single = Classifier(plain, optimizer, weight_penalty=penalty)
         single.configure_network(TASK)
-        optimizer, generator = single.configure_optimizers(), torch.Generator().manual_seed(1)
+        trained_by, generator = single.configure_optimizers(), torch.Generator().manual_seed(1)
         for _ in range(6):
             images, targets = torch.randn(15, 1, 8, 8, generator=generator), torch.randint(3, (15,), generator=generator)
             own = slice(5 * member, 5 * member + 5)
-            optimizer.zero_grad()
+            trained_by.zero_grad()
             single.loss({"input": images[own], "target": targets[own]}, 50)[0].backward()
-            optimizer.step()
+            trained_by.step()
         alone.append(single)
     for each in (stacked, looped):
         steps(each).eval()
@@ -307,7 +308,14 @@ def test_members_that_share_the_beginning_are_one_network_until_they_part(tmp_pa
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             first, second = (torch.cat([each.flatten() for each in network.parameters()]) for network in self.networks[:2])
-            apart.append(float((first - second).abs().max()))
+            apart.append(float((first - second).detach().abs().max()))
+            if self.trainer.global_step == 30:  # and the optimizer goes on from the same place, too
+                (optimizer,) = self.trainer.optimizers
+                states = [[optimizer.state[each] for each in network.parameters()] for network in self.networks]
+                assert all(state["step"] == 30 for of_network in states for state in of_network)
+                for of_first, own in zip(states[0], states[2], strict=True):
+                    assert torch.equal(of_first["exp_avg"], own["exp_avg"])
+                    assert of_first["exp_avg"] is not own["exp_avg"]
             return loss
 
     digits(tmp_path, module=lambda: Recorded(Classifier(MLP), 3, shared=0.5), budget=20).run()

@@ -1,5 +1,6 @@
 """MC dropout: every way of computing the draws gives what multiplying by the masks gives, and nothing else is touched."""
 
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -14,7 +15,7 @@ from deepal.data import Digits
 from deepal.functional import uncertainty
 from deepal.modules import Adapter, Classifier
 from deepal.nn import MLP, BatchBALDCNN, GalCNN, Network, ResNet18
-from deepal.probes import MCDropout, thinned
+from deepal.probes import Laplace, MCDropout, thinned
 from deepal.probes.dropout import Masks, NotByRowsError, _Draws
 from deepal.probes.thinned import Thinned
 from deepal.strategies import BALD, EPIG, BatchBALD, Prefilter, Random, Stochastic
@@ -241,6 +242,64 @@ def test_it_sums_where_kernels_are_large_and_draws_many():
         assert type(chain._first) is way
 
 
+@pytest.mark.parametrize(
+    ("backbone", "trunk"),
+    [(GalCNN, lambda net: net.features[2]), (partial(ResNet18, dropout=0.5), lambda net: net.trunk.layer4[1].conv2)],
+    ids=["thinned", "together"],
+)
+def test_what_comes_before_the_first_dropout_is_computed_once_an_image(backbone, trunk):
+    module = classifier(backbone)
+    rows = []
+    trunk(module.network).register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
+    draws = MCDropout(20).start(module, coins())
+    with torch.inference_mode():
+        draws(IMAGES)  # a few images are read in more than one way, to choose one
+        rows.clear()
+        draws(IMAGES)
+    assert sum(rows) == len(IMAGES)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.9])
+def test_a_draw_takes_what_is_less_work_what_it_keeps_or_what_it_drops(rate):
+    module = classifier(partial(MLP, hidden=(400, 300), dropout=rate))
+    chain = Thinned.of(module.chain(), masks_of(MCDropout(10)).of)
+    with torch.inference_mode():
+        chain(IMAGES, 10)
+    assert chain._first.subtracts == (rate < 0.5)
+    assert all(0.05 < len(used) / 400 < 0.15 for used in chain._first.used)
+
+
+class Normed(Network):
+    """With batch norm before the first dropout, as a chain and not."""
+
+    def __init__(self, shape, classes, chained):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(), nn.Linear(400, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 8), nn.ReLU()
+        )
+        self.head, self.chained = nn.Linear(8, classes), chained
+
+    def forward_features(self, images):
+        return self.features(images)
+
+    def chain(self):
+        return [*self.features, self.head] if self.chained else None
+
+
+@pytest.mark.parametrize("posterior", [MCDropout(5), MCDropout(5, consistent=False), Laplace(5)], ids=repr)
+@pytest.mark.parametrize("chained", [True, False])
+def test_a_module_left_in_train_mode_is_read_in_eval_mode_and_no_buffer_moves(chained, posterior):
+    module = classifier(partial(Normed, chained=chained), posterior=posterior)
+    module.network.features[2].running_mean.uniform_()
+    expected, before = read(posterior, module), {name: each.clone() for name, each in module.state_dict().items()}
+    module.train()
+    module.network.features[6].eval()
+    modes = [each.training for each in module.modules()]
+    assert torch.allclose(read(posterior, module), expected)
+    assert [each.training for each in module.modules()] == modes
+    assert all(torch.equal(each, before[name]) for name, each in module.state_dict().items())
+
+
 @pytest.mark.parametrize("backbone", [GalCNN, CHAINS["pixels"]], ids=["thinned", "together"])
 def test_a_draw_is_the_same_network_for_all_images_in_whatever_batches(backbone):
     module, posterior = classifier(backbone), MCDropout(5)
@@ -336,7 +395,12 @@ def test_alpha_dropout_keeps_mean_and_variance():
 
 
 def test_networks_without_dropout_are_refused():
-    for backbone, says in [(ResNet18, "has none"), (lambda shape, classes: MLP(shape, classes, dropout=0), r"\(p=0\)")]:
+    undropped = lambda shape, classes: Layers([nn.Flatten()], 400, classes)  # noqa: E731
+    for backbone, says in [
+        (undropped, "has none"),
+        (ResNet18, r"\(p=0\)"),
+        (lambda shape, classes: MLP(shape, classes, dropout=0), r"\(p=0\)"),
+    ]:
         with pytest.raises(ValueError, match=f"of Classifier {says}|drops nothing {says}"):
             read(MCDropout(3), classifier(backbone), IMAGES[:2])
     with pytest.raises(ValueError, match=r"MCDropout\(draws=0\)"):

@@ -105,8 +105,14 @@ def test_what_a_posterior_is_unsure_of_is_drawn_with_what_was_asked(tmp_path):
     draw(
         SimpleNamespace(positions=np.arange(9), aleatoric=nothing, epistemic=nothing), [3], "diverged", tmp_path / "nan.png"
     )
-    picture = np.asarray(Image.open(folder / "uncertainty" / "000.png").convert("RGB")).reshape(-1, 3)
-    assert (picture == (213, 94, 0)).all(1).sum() > 50  # the asked ones stand out
+    along = SimpleNamespace(positions=np.arange(9), aleatoric=np.linspace(0, 1, 9), epistemic=np.linspace(0, 0.5, 9))
+    marked = []
+    for asked in ([], [2, 5], [*range(9)]):  # the legend names them in the same color
+        draw(along, asked, "title", tmp_path / "marked.png")
+        picture = np.asarray(Image.open(tmp_path / "marked.png").convert("RGB")).reshape(-1, 3)
+        marked.append(int((picture == (213, 94, 0)).all(1).sum()))
+    assert marked[1] - marked[0] > 50
+    assert marked[2] - marked[0] > 4 * (marked[1] - marked[0])
 
 
 def test_what_a_strategy_notes_is_shown(tmp_path):

@@ -100,15 +100,16 @@ def test_a_batch_of_one_is_what_bald_chooses_and_bald_is_what_a_committee_does()
     assert select_from(ConsensusKL(), signals, 9).rows.tolist() == select_from(BALD(), signals, 9).rows.tolist()
 
 
-def test_a_certified_short_list_gives_what_the_whole_pool_gives():
+@pytest.mark.parametrize(("classes", "size", "outcomes"), [(4, 4, 5000), (10, 7, 2000)], ids=["enumerated", "sampled"])
+def test_a_certified_short_list_gives_what_the_whole_pool_gives(classes, size, outcomes):
     certified = Counter()
     for seed in range(12):
         spread = 2 * torch.rand(120, 1, 1, generator=coins(seed)) ** 4  # a few rows say much, most say little
-        mc_probs = torch.softmax(spread * torch.randn(120, 60, 4, generator=coins(seed)), -1)
+        mc_probs = torch.softmax(spread * torch.randn(120, 60, classes, generator=coins(seed)), -1)
         signals = {"mc_probs": mc_probs, "probs": mc_probs.mean(1)}
-        for keep in (6, 40):
-            short = select_from(BatchBALD(keep=keep, num_samples=5000), signals, 4)
-            whole = select_from(BatchBALD(num_samples=5000), signals, 4)
+        for keep in (size + 2, 60):
+            short = select_from(BatchBALD(keep=keep, num_samples=outcomes), signals, size)
+            whole = select_from(BatchBALD(num_samples=outcomes), signals, size)
             assert whole.notes["certified"]
             certified[short.notes["certified"]] += 1
             if short.notes["certified"]:

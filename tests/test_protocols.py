@@ -1,0 +1,127 @@
+"""`configs/reproduce` holds the protocols of the papers; what is committed was made by the command that the page names."""
+
+import importlib
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+from torch.optim import Adam
+
+from deepal import cli, fingerprint, records
+from deepal.callbacks import BestWeights
+from deepal.data import MNIST, Balanced, Repeated
+from deepal.nn import BatchBALDCNN, GalCNN
+from deepal.probes import MCDropout
+from deepal.strategies import BALD, BatchBALD, Stochastic
+from deepal.study import Study
+
+ROOT = Path(__file__).parent.parent
+
+
+def study(*arguments):
+    made = cli.study_parser(arguments)
+    built = made.instantiate(made.parse_args(list(arguments))).as_dict()
+    options = {name: built[name] for name in built if name in Study.__dataclass_fields__}
+    return Study(**{**options, "trainer": built.get("trainer") or {}})
+
+
+def learners(path):
+    return list(study("--config", str(ROOT / path)).runs.values())
+
+
+def test_deep_bayesian_active_learning():
+    """Gal, Islam & Ghahramani, 2017, and their scripts."""
+    runs = learners("configs/reproduce/dbal_mnist.yaml")
+    assert len(runs) == 6 * 3
+    for run in runs:
+        module = run.module()
+        assert type(module.backbone((1, 28, 28), 10)) is GalCNN
+        assert module.posterior == MCDropout(100, at_test=False)
+        assert module.weight_penalty == 2.5
+        assert trains_with_adam(module)
+        assert (run.query_size, run.budget, run.pool_subset) == (10, 1000, 2000)
+        assert (run.data.batch_size, run.data.epoch_steps, run.data.validation) == (128, None, 0)
+        assert run.trainer["max_epochs"] == 50
+        assert run.initial == Balanced(2)
+        assert not run.warm_start
+
+
+@pytest.mark.parametrize(
+    ("name", "draws", "pool"), [("batchbald_mnist", 100, 60_000), ("batchbald_repeated_mnist", 10, 180_000)]
+)
+def test_batch_bald(name, draws, pool):
+    """Kirsch, van Amersfoort & Gal, 2019, and their code."""
+    runs = learners(f"configs/reproduce/{name}.yaml")
+    strategies = {run.strategy for run in runs}
+    assert {BALD(), BatchBALD(num_samples=40_000, keep=pool)} < strategies
+    assert strategies - {BALD(), BatchBALD(num_samples=40_000, keep=pool), Stochastic(BALD())}
+    for run in runs:
+        module = run.module()
+        assert type(module.backbone((1, 28, 28), 10)) is BatchBALDCNN
+        assert module.posterior == MCDropout(draws)
+        assert module.weight_penalty == 0
+        assert trains_with_adam(module)
+        assert (run.query_size, run.budget, run.pool_subset) == (10, 300, None)
+        data = run.data
+        assert (data.batch_size, data.epoch_steps, data.full_batches, data.validation) == (
+            64,
+            79,
+            True,
+            1024,
+        )  # 5,056 images
+        assert run.trainer["max_epochs"] == 30
+        stopping, best = run.trainer["callbacks"]
+        assert isinstance(stopping, EarlyStopping)
+        assert (stopping.monitor, stopping.mode, stopping.patience, stopping.min_delta) == ("val/accuracy", "max", 3, 0)
+        assert isinstance(best, BestWeights)
+        assert run.initial == Balanced(2)
+        if name == "batchbald_mnist":
+            assert isinstance(data, MNIST)
+        else:
+            assert isinstance(data, Repeated)
+            assert (data.times, data.noise) == (3, 0.1)
+    assert len({run.seed for run in runs}) == 6
+
+
+def trains_with_adam(module):
+    optimizer = module.optimizer([nn.Parameter(nn.Linear(1, 1).weight)])
+    return isinstance(optimizer, Adam) and optimizer.defaults["lr"] == 0.001 and not optimizer.defaults["weight_decay"]
+
+
+def sections():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        made = importlib.import_module("reproduction").SECTIONS
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    return [each for each in made if each.is_made and hasattr(each, "commands")]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.name)
+def test_what_is_committed_is_what_the_command_makes(section, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = {}
+    for command in section.commands:
+        _, _, path, *options = shlex.split(command.partition(" --workers")[0])
+        for run in study("--config", path, *options).runs.values():
+            runs[fingerprint.title(fingerprint.describe(run.strategy)), run.seed, run.initial.heeds_budget] = run
+    committed = records.read(ROOT / "results" / section.name / "study.json")
+    assert len(committed) == len(runs)
+    for record in committed:
+        is_ceiling = record.config["initial"]["class"].endswith("Everything")
+        run = runs[record.title["strategy"], record.seed, not is_ceiling]
+        assert_agrees(record.config, fingerprint.describe(run))
+        assert is_ceiling or record.cycles[-1]["labels"] == run.budget
+
+
+def assert_agrees(then, now):
+    """All that was said then is said now; what is said since is of an option that is off."""
+    if isinstance(then, dict):
+        for name in then:
+            assert_agrees(then[name], now[name])
+        assert not any(now[name] for name in {*now} - {*then})
+    else:
+        assert then == now
