@@ -106,7 +106,8 @@ DBAL = Study(
         batches of 128); 2.5 / labels times the squared weights of the hidden layer are added to the loss. Tested by one
         pass with dropout off, as the scripts do. BALD, VariationRatio and PredictiveEntropy (MaxEntropy) go to 450
         labels, MeanSTD and Entropy to 600, tested every 20 labels; Random goes to 1,000, tested every 50, in between
-        which it needs no model.
+        which it needs no model. Images are standardised by the mean and deviation of the training images, and weights
+        begin as torch draws them; the scripts scale by 255, and Keras draws otherwise.
     """,
     commands=[
         f"{_DBAL_COMMAND} --strategies '[BALD,VariationRatio,PredictiveEntropy]' --budget 450 --test_every 20",
