@@ -112,7 +112,8 @@ class _Dropping(TorchFunctionMode):
     def __init__(self, masks: Masks, rows: int | None, samples: Tensor | None, only: int | None = None) -> None:
         super().__init__()
         self.masks, self.rows, self.samples, self.only = masks, rows, samples, only
-        self.layers, self.drops = 0, False
+        self.layers = 0
+        self.dropped = False  # by some layer: from there on rows are those of all draws, or of the only one
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _KINDS:
@@ -134,10 +135,10 @@ class _Dropping(TorchFunctionMode):
         else:
             stays = self.masks.of_each(layer, p, units, self.samples)
         if self.only is not None:
-            self.drops = True
+            self.dropped = True
             return _drop(input, stays[self.only], p, kind.alpha)
-        apart = input.unflatten(0, (self.masks.draws, -1)) if self.drops else input.unsqueeze(0)
-        self.drops = True
+        apart = input.unflatten(0, (self.masks.draws, -1)) if self.dropped else input.unsqueeze(0)
+        self.dropped = True
         return _drop(apart, stays, p, kind.alpha).flatten(0, 1)
 
 
@@ -231,7 +232,7 @@ class _Draws:
         dropping = _Dropping(self.masks, rows, None if self.consistent else _numbers(images), only)
         with dropping, torch.compiler.set_stance("force_eager"):
             probs = self.module.probs(images)
-        if not dropping.drops:
+        if not dropping.dropped:
             has = "drops nothing (p=0)" if dropping.layers else "has none"
             raise ValueError(
                 f"MCDropout(draws={self.masks.draws}) needs a network with dropout, and that of "

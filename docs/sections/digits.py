@@ -23,8 +23,8 @@ def _read_digits(setting: Setting) -> str:
         {margin.efficiency.median:g} labels what Random reaches with {setting.grid[-1]:g}. A negative result: `KMeans` alone
         gains {kmeans.gain.gain.mean:+.4f} and wins in {kmeans.gain.wins} of {kmeans.gain.gain.seeds} seeds, because it asks
         for what is typical again in every cycle and does not see what is labeled. Behind `Margin`
-        it is number {setting.rows.index(behind) + 1} of the table, with an area of {behind.area.mean:.4f}. EPIG is asked for
-        ten labels at once here, by scores of one at a time, which is not what it was made for.
+        it is number {setting.rows.index(behind) + 1} of the table, with an area of {behind.area.mean:.4f}. EPIG is asked
+        for ten labels at once here, by scores of one at a time, which is not what it was made for.
     """
 
 
