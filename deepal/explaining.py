@@ -32,7 +32,7 @@ def _explained(message: str, options: Iterable[str]) -> str:
     if denied := _found(r"Importing '([^']+)' is not allowed", text):
         return f"'{denied}' is not allowed{where}: --allow-import {denied.partition('.')[0]} allows what you trust."
     if unknown := _found(r"Expected a dot import path string: ([\w.]+)", text):
-        if unknown in _exported():
+        if key and unknown in _exported():
             return f"--{key} does not take '{unknown}'{_taken(text)}."
         return f"there is no '{unknown}'{where}{_called_here(unknown)}."
     if unknown := _found(r"module '[\w.]+' has no attribute '(\w+)'", text):

@@ -206,7 +206,8 @@ class Shuffled(Sampler[Tensor]):
     def _one_pass(self, generator: torch.Generator) -> Sequence[Tensor]:
         rank, processes = self.share
         if self.full and self.steps:
-            order = torch.randperm(self.steps * self.batch_size * processes, generator=generator) % self.size
+            rows = self.steps * self.batch_size * processes
+            order = torch.randperm(max(rows, self.size), generator=generator)[:rows] % self.size
             return order[rank::processes].split(self.batch_size)
         order = torch.randperm(self.size, generator=generator)
         if processes > 1:

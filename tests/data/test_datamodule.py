@@ -161,6 +161,16 @@ def test_full_batches_hold_as_many_rows_however_few_there_are(size):
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_full_batches_of_more_rows_than_an_epoch_has_room_for_are_a_part_of_all():
+    sampler, seen = Shuffled(100, 8, seed=0, steps=5, full=True), Counter()
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        batches = torch.cat(list(sampler)).tolist()
+        assert len(set(batches)) == 40
+        seen.update(batches)
+    assert set(seen) == set(range(100))
+
+
 def test_a_data_module_trains_on_full_batches_where_it_is_told_to():
     data = digits(batch_size=32, epoch_steps=5, full_batches=True)
     assert [len(batch["input"]) for batch in data.train_dataloader()] == [32] * 5
