@@ -127,7 +127,7 @@ def _study(arguments: list[str]) -> None:
     from deepal import folder
     from deepal.comparison import Comparison, How
     from deepal.report import Board, comparing
-    from deepal.study import Study, StudyError
+    from deepal.study import StudyError
 
     files = list(takewhile(lambda each: not each.startswith("-"), arguments))
     arguments = [*(each for file in files for each in ("--config", file)), *arguments[len(files) :]]
@@ -135,8 +135,7 @@ def _study(arguments: list[str]) -> None:
     config = made.parse_args(arguments)
     built = made.instantiate(config).as_dict()
     how, center = How(**built["compare"]), built["center"]
-    options = {name: built[name] for name in built if name in Study.__dataclass_fields__}
-    study = Study(**{**options, "trainer": built.get("trainer") or {}})
+    study = _study_of(built)
     study.folder.mkdir(parents=True, exist_ok=True)
     (study.folder / "study.yaml").write_text(made.dump(config))
     failed: list[StudyError] = []
@@ -256,6 +255,13 @@ def _learner(made: "ExplainingParser", config: Any) -> Any:
     for ours in ("config", "logger", "allow_import"):
         built.pop(ours, None)
     return Learner(**{**built, "trainer": built.get("trainer") or {}})
+
+
+def _study_of(built: dict[str, Any]) -> Any:
+    from deepal.study import Study
+
+    options = {name: built[name] for name in built if name in Study.__dataclass_fields__}
+    return Study(**{**options, "trainer": built.get("trainer") or {}})
 
 
 def _title(learner: Any) -> str:

@@ -31,11 +31,9 @@ def _explained(message: str, options: Iterable[str]) -> str:
     where = f" for --{key}" if (key := _found(r'Parser key "([^"]+)"', text)) else ""
     if denied := _found(r"Importing '([^']+)' is not allowed", text):
         return f"'{denied}' is not allowed{where}: --allow-import {denied.partition('.')[0]} allows what you trust."
-    if unknown := _found(r"Expected a dot import path string: ([\w.]+)", text):
+    if unknown := _found(r"Expected a dot import path string: ([\w.]+)|module '[\w.]+' has no attribute '(\w+)'", text):
         if key and unknown in _exported():
             return f"--{key} does not take '{unknown}'{_taken(text)}."
-        return f"there is no '{unknown}'{where}{_called_here(unknown)}."
-    if unknown := _found(r"module '[\w.]+' has no attribute '(\w+)'", text):
         return f"there is no '{unknown}'{where}{_called_here(unknown)}."
     if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
         return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."

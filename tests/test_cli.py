@@ -284,6 +284,7 @@ REFUSED = [
         "--strategy PowerBALD",
         "there is no 'PowerBALD' for --strategy; here that is Stochastic, with BALD for its option",
     ),
+    ("--module.backbone deepal.nn.BALD", "--backbone does not take 'BALD'"),
     ("--strategy MaxEntropy", "here that is PredictiveEntropy"),
     ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
 ]

@@ -1,8 +1,6 @@
 """`configs/reproduce` holds the protocols of the papers; what is committed was made by the command that the page names."""
 
-import importlib
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,14 @@ from deepal.data import MNIST, Balanced, Repeated
 from deepal.nn import BatchBALDCNN, GalCNN
 from deepal.probes import MCDropout
 from deepal.strategies import BALD, BatchBALD, Stochastic
-from deepal.study import Study
+from tests.test_reproduction import generator
 
 ROOT = Path(__file__).parent.parent
 
 
 def study(*arguments):
     made = cli.study_parser(arguments)
-    built = made.instantiate(made.parse_args(list(arguments))).as_dict()
-    options = {name: built[name] for name in built if name in Study.__dataclass_fields__}
-    return Study(**{**options, "trainer": built.get("trainer") or {}})
+    return cli._study_of(made.instantiate(made.parse_args(list(arguments))).as_dict())
 
 
 def learners(path):
@@ -92,12 +88,7 @@ def trains_with_adam(module):
 
 
 def sections():
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        made = importlib.import_module("reproduction").SECTIONS
-    finally:
-        sys.path.remove(str(ROOT / "docs"))
-    return [each for each in made if each.is_made and hasattr(each, "commands")]
+    return [each for each in generator().SECTIONS if each.is_made and hasattr(each, "commands")]
 
 
 @pytest.mark.parametrize("section", sections(), ids=lambda section: section.name)

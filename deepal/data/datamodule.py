@@ -388,8 +388,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
     ) -> DataLoader:
         seed = seeds.derive(self.cycle_seed, stream)
-        full = self.full_batches and steps is not None
-        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders, full)
+        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders, self.full_batches)
         batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)

@@ -138,14 +138,10 @@ def _label_ends(axes: Axes, end: float, ends: Sequence[_End], line: float) -> No
     beside = axes.get_yaxis_transform()
     for height, (value, name, style) in zip(heights, ends, strict=True):
         leader = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-        axes.annotate(
-            "", (end, value), xytext=(1.03, height), textcoords=beside, arrowprops=leader, annotation_clip=False
-        )  # fmt: skip
+        axes.annotate("", (end, value), xytext=(1.03, height), textcoords=beside, arrowprops=leader, annotation_clip=False)
         piece = Line2D((1.035, 1.06, 1.085), [height] * 3, transform=beside, clip_on=False, markevery=[1], **style)
         axes.add_artist(piece)
-        axes.text(
-            1.1, height, _short(name, 28), transform=beside, color=style["color"], fontsize=8, va="center"
-        )  # fmt: skip
+        axes.text(1.1, height, _short(name, 28), transform=beside, color=style["color"], fontsize=8, va="center")
 
 
 def _short(name: str, length: int) -> str:
