@@ -36,7 +36,8 @@ class Record:
         finished: whether it has come to its end.
         first: positions of the first labels, in the order asked; none where these are all that there are.
         cycles: of each: `cycle`, `labels`, `asked`, `validation`, `metrics` (None for what is no number), and what it
-            asked: `positions` in the data set in that order, and their `scores`, where the strategy has them.
+            asked: `positions` in the data set in that order, their `scores`, where the strategy has them, and `notes`, what
+            it had to say of them.
         environments: versions, device and threads of all processes that took part, each once.
         times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
             answering before each, where that was measured.
@@ -71,7 +72,7 @@ class Record:
             return self
         cycles = [each for each in self.cycles if each["labels"] <= budget]
         times = {name: each[: len(cycles)] for name, each in self.times.items()}
-        last = {**cycles[-1], "positions": [], "scores": None}
+        last = {**cycles[-1], "positions": [], "scores": None, "notes": {}}
         return replace(self, budget=budget, cycles=[*cycles[:-1], last], times=times)
 
     @property
@@ -114,6 +115,7 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
                 "cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation,
                 "metrics": {name: value if isfinite(value) else None for name, value in each.metrics.items()},
                 "positions": ledger.asked(each.cycle), "scores": _scores(ledger, each.cycle),
+                "notes": ledger.notes(each.cycle),
             }
             for each in results
         ],

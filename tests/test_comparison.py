@@ -23,7 +23,7 @@ def record(strategy="Random", seed=0, accuracy=(0.5, 0.6, 0.7), labels=LABELS, *
     }  # fmt: skip
     cycles = [
         {
-            "cycle": i, "labels": at, "asked": at, "validation": 3, "positions": [i], "scores": None,
+            "cycle": i, "labels": at, "asked": at, "validation": 3, "positions": [i], "scores": None, "notes": {},
             "metrics": {"test/accuracy": value, "test/nll": 1 - value},
         }
         for i, (at, value) in enumerate(zip(labels, accuracy, strict=True))

@@ -623,6 +623,9 @@ def test_both_parts_of_uncertainty_and_notes_are_written_with_what_was_asked(tmp
         assert "aleatoric,epistemic" in (learner.folder / "labels.csv").read_text().splitlines()[0]
         notes = book(learner).notes(0)
         assert set(notes) == ({"information", "certified", "evaluated"} if "Batch" in repr(strategy) else set())
+        (record,) = records.read(learner.folder)
+        assert record.cycles[0]["notes"] == notes
+        assert record.up_to(record.cycles[0]["labels"]).cycles[-1]["notes"] == {}  # where it ends, nothing is asked
     plain = digits(tmp_path, strategy=Margin(), **SHORT)
     plain.run()
     assert {row["epistemic"] for row in book(plain).labels()} == {None}
