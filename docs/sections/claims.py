@@ -1,7 +1,7 @@
 """Kinds of claims on a study of several strategies."""
 
 from collections.abc import Callable, Iterator, Sequence
-from math import isfinite, sqrt
+from math import isfinite, log, sqrt
 
 import numpy as np
 
@@ -107,6 +107,13 @@ def times_less(name: str, target: int, least: float) -> Callable[[Setting], Foun
         return f"{'more than ' if censored else ''}{ratio:.2f}", ratio >= least
 
     return found
+
+
+def saturated(setting: Setting, name: str, draws: int) -> tuple[int, int]:
+    """Queries of BatchBALD that say nine tenths or more of what so many draws can tell apart, and queries in all."""
+    records = row(setting, name).curves.records
+    queries = [each["notes"]["information"] for record in records for each in record.cycles if each["positions"]]
+    return sum(information >= 0.9 * log(draws) for information in queries), len(queries)
 
 
 def copies(setting: Setting, name: str, images: int) -> float:
