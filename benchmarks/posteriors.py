@@ -4,8 +4,8 @@
     python benchmarks/posteriors.py --root DATA      # DATA holds MNIST in torchvision's layout
 
 Each side of a pair does its work in a process of its own, one thread, and says its CPU-seconds (user and system) and the
-most memory that it held beyond what it held before; the sides alternate, and medians are printed. Ratios are theirs over
-ours.
+most memory that it held beyond what it held when the work began; the sides alternate, and medians are printed. Ratios are
+theirs over ours.
 """
 
 import argparse
@@ -14,11 +14,9 @@ import io
 import json
 import logging
 import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from torch import nn
 
 from deepal.data import MNIST
 from deepal.functional import joint
+from deepal.meter import Meter
 from deepal.modules import Classifier, Ensemble
 from deepal.nn import MLP, GalCNN, ResNet18
 from deepal.nn.together import Side
@@ -233,11 +232,12 @@ def alone(side: str, root: str) -> str:
 
 def measure(work: Callable[[], Any]) -> None:
     """Do it, and print its CPU-seconds, and bytes held beyond what was held before."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    said = work()
-    seconds, after = time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    meter = Meter(torch.device("cpu"))
+    before = meter.peak_memory()["process"]
+    with meter.phase("work"):
+        said = work()
     said = said if isinstance(said, dict) else None
-    print(json.dumps({"seconds": seconds, "memory": (after - before) * 1024, "said": said}))
+    print(json.dumps({"seconds": meter.seconds["cpu"], "memory": meter.peak_memory()["process"] - before, "said": said}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ _SAMPLES, _COLUMNS = 1024, 256  # of a tile, which stays in cache
 _NOISE = 5e-3  # nats, of a sampled gain: a choice within it is as good as any
 
 _ROUNDING = 1e-6  # nats
+_SPECK = 1e-15
+"""A probability that makes no difference in single precision. Products of smaller ones are soon below the normal numbers,
+with which processors compute many times more slowly."""
 
 
 class Batch(NamedTuple):
@@ -124,7 +127,7 @@ class _Outcomes:
     def extend(self, row: int, generator: torch.Generator) -> None:
         """Let the outcomes say a label of this row too."""
         if not self.sampled and len(self.likelihood) * self.draws.shape[2] <= self.size:
-            joint = self.likelihood.unsqueeze(1) * self.draws[row].T  # (outcomes, C, K)
+            joint = self.likelihood.unsqueeze(1) * _without_specks(self.draws[row]).T  # (outcomes, C, K)
             joint = self.weight.view(-1, 1, 1) * joint / self.likelihood.sum(1).view(-1, 1, 1)
             self.likelihood = joint.flatten(0, 1)
             self.weight = self.likelihood.sum(1)
@@ -134,7 +137,8 @@ class _Outcomes:
             if not self.sampled:
                 self._begin_sampling(generator)
             self.likelihood = self.likelihood * self._label(row, generator)
-        self.likelihood = self.likelihood / self.likelihood.amax(1, keepdim=True).clamp_min(torch.finfo().tiny)
+        most = self.likelihood.amax(1, keepdim=True).clamp_min(torch.finfo().tiny)
+        self.likelihood = _without_specks(self.likelihood / most)
         self.rows.append(row)
 
     def gains(self, candidates: Tensor, entropies: Tensor, least: float = -torch.inf) -> Tensor:
@@ -189,7 +193,7 @@ class _Outcomes:
         levels = self.draws[row].cumsum(1)[self.origin]  # (outcomes, C)
         point = torch.rand(len(levels), 1, generator=generator).to(levels) * levels[:, -1:]
         label = torch.searchsorted(levels, point, right=True).squeeze(1).clamp_max(levels.shape[1] - 1)
-        return self.draws[row][:, label].T
+        return _without_specks(self.draws[row])[:, label].T
 
 
 def _likely(weight: Tensor) -> Tensor:
@@ -200,7 +204,11 @@ def _likely(weight: Tensor) -> Tensor:
 
 def _columns(candidates: Tensor) -> Tensor:
     """(n, K, C) as a matrix (K, n * C)."""
-    return candidates.transpose(0, 1).reshape(candidates.shape[1], -1)
+    return _without_specks(candidates).transpose(0, 1).reshape(candidates.shape[1], -1)
+
+
+def _without_specks(probs: Tensor) -> Tensor:
+    return probs.masked_fill(probs < _SPECK, 0)
 
 
 def epig(pool: Tensor, target: Tensor) -> Tensor:
@@ -232,6 +240,7 @@ def epig(pool: Tensor, target: Tensor) -> Tensor:
 
 def _information_between(pool: Tensor, target: Tensor) -> Tensor:
     """I[y; y*] summed over the targets, (n,)."""
+    pool, target = _without_specks(pool), _without_specks(target)
     means = pool.mean(1), target.mean(1)
     away = (target - means[1].unsqueeze(1)).transpose(0, 1).flatten(1)  # (K, T * C)
     away = (pool - means[0].unsqueeze(1)).transpose(1, 2) @ away / pool.shape[1]  # the covariance, (n, C, T * C)
