@@ -13,7 +13,7 @@ from deepal.callbacks import BestWeights
 from deepal.data import MNIST, Balanced, Repeated
 from deepal.nn import BatchBALDCNN, GalCNN
 from deepal.probes import MCDropout
-from deepal.strategies import BALD, BatchBALD, Stochastic
+from deepal.strategies import BALD, BatchBALD, Random, Stochastic
 from tests.test_reproduction import generator
 
 ROOT = Path(__file__).parent.parent
@@ -51,9 +51,8 @@ def test_deep_bayesian_active_learning():
 def test_batch_bald(name, draws, pool):
     """Kirsch, van Amersfoort & Gal, 2019, and their code."""
     runs = learners(f"configs/reproduce/{name}.yaml")
-    strategies = {run.strategy for run in runs}
-    assert {BALD(), BatchBALD(num_samples=40_000, keep=pool)} < strategies
-    assert strategies - {BALD(), BatchBALD(num_samples=40_000, keep=pool), Stochastic(BALD())}
+    extra = {Stochastic(BALD())} if name == "batchbald_repeated_mnist" else set()
+    assert {run.strategy for run in runs} == {Random(), BALD(), BatchBALD(num_samples=40_000, keep=pool)} | extra
     for run in runs:
         module = run.module()
         assert type(module.backbone((1, 28, 28), 10)) is BatchBALDCNN
@@ -62,12 +61,9 @@ def test_batch_bald(name, draws, pool):
         assert trains_with_adam(module)
         assert (run.query_size, run.budget, run.pool_subset) == (10, 300, None)
         data = run.data
-        assert (data.batch_size, data.epoch_steps, data.full_batches, data.validation) == (
-            64,
-            79,
-            True,
-            1024,
-        )  # 5,056 images
+        assert (data.batch_size, data.epoch_steps) == (64, 79)  # 5,056 images
+        assert data.full_batches
+        assert data.validation == 1024
         assert run.trainer["max_epochs"] == 30
         stopping, best = run.trainer["callbacks"]
         assert isinstance(stopping, EarlyStopping)

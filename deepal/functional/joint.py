@@ -227,7 +227,7 @@ def epig(pool: Tensor, target: Tensor) -> Tensor:
     """
     if not len(target):
         raise ValueError("EPIG is what a label says of others, and target has none; give it samples to predict.")
-    pool, target = pool.float(), target.float()
+    pool, target = _without_specks(pool.float()), _without_specks(target.float())
     scores = pool.new_zeros(len(pool))
     classes = pool.shape[2]
     others = max(1, _ELEMENTS // (classes * classes))  # targets, and then samples, at a time
@@ -240,7 +240,6 @@ def epig(pool: Tensor, target: Tensor) -> Tensor:
 
 def _information_between(pool: Tensor, target: Tensor) -> Tensor:
     """I[y; y*] summed over the targets, (n,)."""
-    pool, target = _without_specks(pool), _without_specks(target)
     means = pool.mean(1), target.mean(1)
     away = (target - means[1].unsqueeze(1)).transpose(0, 1).flatten(1)  # (K, T * C)
     away = (pool - means[0].unsqueeze(1)).transpose(1, 2) @ away / pool.shape[1]  # the covariance, (n, C, T * C)

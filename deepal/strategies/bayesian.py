@@ -82,6 +82,10 @@ class ConsensusKL(Acquisition):
         return uncertainty.consensus_kl(signals["mc_probs"])
 
 
+SATURATED = 0.9
+"""The part of what the draws can tell apart from which on a batch is full: what is added to it is chosen by noise."""
+
+
 @dataclass(frozen=True)
 class BatchBALD(QueryStrategy):
     """The batch whose labels together say most of the weights, chosen greedily (Kirsch et al., 2019).
@@ -118,7 +122,7 @@ class BatchBALD(QueryStrategy):
         draws = view.pool.take(kept)["mc_probs"]
         batch = joint.batch_bald(draws, query_size, self.num_samples, generator)
         most = math.log(draws.shape[1])
-        if batch.information >= 0.9 * most:
+        if batch.information >= SATURATED * most:
             log.warning(
                 "%r: %d labels say %.2f nats of the weights, and %d draws cannot tell more than %.2f apart, so the last of "
                 "them are chosen by noise; take more draws, or a smaller query_size.",

@@ -6,6 +6,7 @@ from math import isfinite, log, sqrt
 import numpy as np
 
 from deepal.comparison import Setting
+from deepal.strategies.bayesian import SATURATED
 from sections.base import Claim, Found, row
 
 
@@ -113,7 +114,7 @@ def saturated(setting: Setting, name: str, draws: int) -> tuple[int, int]:
     """Queries of BatchBALD that say nine tenths or more of what so many draws can tell apart, and queries in all."""
     records = row(setting, name).curves.records
     queries = [each["notes"]["information"] for record in records for each in record.cycles if each["positions"]]
-    return sum(information >= 0.9 * log(draws) for information in queries), len(queries)
+    return sum(information >= SATURATED * log(draws) for information in queries), len(queries)
 
 
 def copies(setting: Setting, name: str, images: int) -> float:
