@@ -1,131 +1,155 @@
 """Choosing rows that cover a set: greedy k-center and D^2 sampling. N rows, D features, K rows to choose.
 
-Both choose row after row, so the first k of K rows are what a budget of k would have chosen, and both ask one thing of
-the set, a `Geometry`: squared distances to a row. Distances are taken from differences, in fp64, block by block: the
-expanded form |a|^2 + |b|^2 - 2ab in fp32 turns a distance of 0.02 into 1.4, makes near-duplicates negative, and breaks
-exact ties.
+Both choose row after row, so the first k of K rows are what a budget of k would have chosen, and both need distances to the
+nearest row chosen so far, which only fall: see `bounds` for how few of them have to be computed. What is chosen is what
+distances from differences, in double precision, say.
 """
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from deepal.functional.bounds import Bounds
+from deepal.functional.geometry import ROWS, Geometry, Points
+
 First = Literal["max_norm", "uniform", "norm"]
 
 
-_BLOCK = 2048  # rows at a time: differences of a block stay in cache
-
-
-class Geometry(Protocol):
-    """What a selection needs to know of N rows: their squared norms, and squared distances to one of them."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def norm2(self) -> Tensor:
-        """Squared norms, (N,), fp64."""
-        ...
-
-    def dist2(self, row: int) -> Tensor:
-        """Squared distances of all rows to row `row`, (N,), fp64, not negative, 0 for equal rows."""
-        ...
-
-
-class Points:
-    """Rows of plain features (N, D) under the Euclidean distance."""
-
-    def __init__(self, points: Tensor) -> None:
-        self.points = points
-        self.norm2 = self.dist2_to(points.new_zeros(points.shape[1:]))
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def dist2(self, row: int) -> Tensor:
-        return self.dist2_to(self.points[row])
-
-    def dist2_to(self, place: Tensor) -> Tensor:
-        """Squared distances of all rows to a place (D,), (N,), fp64."""
-        place = place.double()
-        return _by_block(lambda points: _square(points.double() - place), self.points)
-
-    def dist2_to_nearest(self, centers: Tensor) -> Tensor:
-        """Squared distance of every row to the nearest of `centers` (L, D), L > 0, shape (N,), fp64.
-
-        Products find which center is nearest, in fp64 from the centers' mean; the difference to that one is the distance.
-        """
-        centers = centers.double()
-        origin = centers.mean(0)
-        moved = centers - origin
-        half = _square(moved) / 2
-
-        def dist2(points: Tensor) -> Tensor:
-            points = points.double()
-            best = torch.addmm(half, points - origin, moved.T, alpha=-1).argmin(1)
-            return _square(points - centers[best])
-
-        return _by_block(dist2, self.points)
-
-
-class FactoredGradients:
-    """Rows that are last-layer gradients e h^T of shape (C, D), held as their factors (see `gradients`).
-
-    Distances come from e h^T - e' h'^T = (e - e') h^T + e' (h - h')^T, so that equal rows are at distance 0 exactly.
-
-    Args: logit_gradient (N, C), embedding (N, D).
-    """
-
-    def __init__(self, logit_gradient: Tensor, embedding: Tensor) -> None:
-        self.error, self.embedding = logit_gradient, embedding
-        norm2 = [_by_block(lambda factor: _square(factor.double()), each) for each in (logit_gradient, embedding)]
-        self.norm2 = norm2[0] * norm2[1]
-
-    def __len__(self) -> int:
-        return len(self.error)
-
-    def dist2(self, row: int) -> Tensor:
-        of_row, at_row = self.error[row].double(), self.embedding[row].double()
-
-        def dist2(error: Tensor, embedding: Tensor) -> Tensor:
-            embedding = embedding.double()
-            apart, away = error.double() - of_row, embedding - at_row
-            cross = (apart @ of_row) * torch.linalg.vecdot(embedding, away)
-            return (_square(apart) * _square(embedding) + _square(of_row) * _square(away) + 2 * cross).clamp_min(0)
-
-        return _by_block(dist2, self.error, self.embedding)
-
-
-def k_center(points: Tensor, centers: Tensor, query_size: int) -> Tensor:
+def k_center(
+    points: Tensor,
+    centers: Tensor,
+    query_size: int,
+    *,
+    near: Tensor | None = None,
+    work: Counter[str] | None = None,
+) -> Tensor:
     """Greedy k-center, farthest first: repeatedly the row farthest from all centers so far  (Gonzalez, 1985).
 
     The largest distance that remains is at most twice the smallest possible for as many centers. On a tie the lowest
     row wins; without centers it starts at the row farthest from the mean. Each row is taken once, duplicates included.
 
-    Args: points (N, D); centers (L, D), L = 0 allowed; query_size K. Returns min(K, N) rows, in the order of choice.
+    Args:
+        points: (N, D), in memory or memory-mapped, of any precision.
+        centers: (L, D), L = 0 allowed.
+        query_size: K.
+        near: (N,), for each row one of the centers that is near it, as an approximate search finds them. It changes no
+            pick, and with many thousand centers it saves most of the time.
+        work: gets what was done (see `Bounds`).
+    Returns min(K, N) rows, in the order of choice.
 
     >>> k_center(torch.tensor([[0.0], [1.0], [5.0], [9.0]]), torch.tensor([[0.0]]), 2)
     tensor([3, 2])
     """
-    if not len(points):
-        return torch.empty(0, dtype=torch.long)
     geometry = Points(points)
-    taken = torch.zeros(len(points), dtype=torch.bool)
-    nearest = geometry.dist2_to_nearest(centers) if len(centers) else torch.full_like(geometry.norm2, torch.inf)
-    first = nearest if len(centers) else geometry.dist2_to(points.double().mean(0))
-    chosen: list[int] = []
-    for turn in range(min(query_size, len(points))):
-        row = _first_largest((nearest if turn else first).masked_fill(taken, -1))
-        nearest = nearest.minimum(geometry.dist2(row))
-        chosen.append(row)
-        taken[row] = True
-    return torch.tensor(chosen, dtype=torch.long)
+    labeled = geometry.beside(centers) if len(centers) else None
+    bounds = Bounds(geometry, min(query_size, len(points)), labeled, work)
+    if not bounds.size:
+        return bounds.chosen
+    with _full_precision():
+        if labeled is None:
+            bounds.add(_farthest_from_the_mean(geometry))
+            bounds.renew()
+        elif near is None:
+            bounds.lower_all(labeled.block(slice(None, None, max(1, len(labeled) // _SEEDS))))
+        else:
+            bounds.lower_by_pairs(labeled, near)
+        while bounds.room:
+            _farthest_first(bounds, None, -1.0, _LEVELS)
+            if bounds.are_old:
+                bounds.renew()
+            elif bounds.room:
+                _decide_tie(bounds)
+    return bounds.chosen
 
 
-def d2_sampling(geometry: Geometry, query_size: int, generator: torch.Generator, first: First = "max_norm") -> Tensor:
+_SEEDS = 128  # labeled rows, about, that all others are compared with in the beginning
+_LEVELS = (32768, 2048, 128)  # rows that are looked at together, of these, and of these
+_LOOK = {"cpu": 1}  # choices before it is asked whether they hold; on other devices, where to ask is to wait,
+_LOOK_ELSEWHERE = 64
+
+
+def _farthest_first(bounds: Bounds, rows: Tensor | None, others: float, levels: tuple[int, ...]) -> None:
+    """Choose among rows, or among all, for as long as the farthest is farther than all other rows can be."""
+    if rows is not None and len(levels) < 2:
+        rows = bounds.update(rows, least=others)
+    if rows is not None and not levels:
+        _spread(bounds, rows, others)
+        return
+    looked = None
+    while bounds.room and not bounds.are_old:
+        some, best, rest = bounds.largest(levels[0], rows)
+        if best <= others or looked == (best, bounds.room):
+            break
+        looked = best, bounds.room
+        _farthest_first(bounds, some, max(rest, others), levels[1:])
+
+
+def _spread(bounds: Bounds, rows: Tensor, others: float) -> None:
+    """Choose among rows that are up to date, from all distances between them."""
+    bounds.measure(rows)
+    look = _LOOK.get(rows.device.type, _LOOK_ELSEWHERE)
+    wide, upper, near, first = bounds.geometry.wide(rows), bounds.upper[rows], bounds.nears(rows), len(bounds)
+    places, hold = [], []
+    for turn in range(min(bounds.room, len(rows))):
+        best, place = upper.max(0)  # the first, where several are as far
+        holds = best > others
+        if turn % look == 0 and not holds:
+            break
+        dist2 = bounds.geometry.dist2(wide, tuple(factor[place] for factor in wide))
+        dist2[place] = -1
+        dist2.masked_fill_(~holds, torch.inf)
+        near = torch.where(dist2 < upper, first + turn, near)
+        upper = torch.minimum(upper, dist2)
+        places.append(place)
+        hold.append(holds)
+    bounds.work["exact"] += len(places) * len(rows)
+    if places:
+        bounds.add(rows[torch.stack(places)[torch.stack(hold)]])
+        bounds.note(rows, upper, near)
+
+
+def _decide_tie(bounds: Bounds) -> None:
+    """Choose where more rows than are looked at together have the same bound, the largest of all; or find that some of
+    them are nearer than that."""
+    bound = bounds.upper.max()
+    ties = (bounds.upper == bound).nonzero().squeeze(1)
+    for some in ties.split(ROWS):
+        bounds.measure(bounds.update(some))
+    rows = ties[bounds.upper[ties] == bound]
+    bounds.add(rows[: bounds.room if bound == 0 else 1])  # at 0, copies of centers are all that is left
+
+
+def _farthest_from_the_mean(points: Points) -> Tensor:
+    """The row, (1,)."""
+    total = sum(some.sum(0, dtype=torch.float64) for some in points.factors[0].split(ROWS))
+    mean = points.beside((total / len(points)).unsqueeze(0))
+    center = mean.block(slice(None))
+    parts = [(each.above(center)[:, 0], each.slack(center.norm2)) for _, each in points.blocks()]
+    above, slack = (torch.cat(each) for each in zip(*parts, strict=True))
+    far = (above >= (above - slack).max()).nonzero().squeeze(1)
+    exact = points.dist2(points.wide(far), mean.wide(slice(None)))
+    return far[exact.argmax()].unsqueeze(0)
+
+
+def d2_sampling(
+    geometry: Geometry,
+    query_size: int,
+    generator: torch.Generator,
+    first: First = "max_norm",
+    *,
+    labeled: Geometry | None = None,
+    work: Counter[str] | None = None,
+) -> Tensor:
     """k-means++ seeding: each next row is drawn with probability proportional to its squared distance to the rows so
     far  (Arthur & Vassilvitskii, 2007).
+
+    Rows are drawn by bounds of their squared distances, and a row is accepted with the probability that its squared
+    distance has of its bound: so it is accepted in proportion to its squared distance, exactly, and only rows that are
+    drawn have to be measured.
 
     Args:
         geometry: the N rows.
@@ -133,52 +157,110 @@ def d2_sampling(geometry: Geometry, query_size: int, generator: torch.Generator,
         generator: source of every draw.
         first: the first row is the one of largest norm (BADGE's authors), drawn uniformly (k-means++), or drawn in
             proportion to its squared norm.
+        labeled: rows that count as chosen before the first, which then is drawn like all others.
+        work: gets what was done (see `Bounds`).
     Returns min(K, N) distinct rows, in the order of choice. Where only rows of distance zero remain, the rest is uniform.
 
     >>> d2_sampling(Points(torch.tensor([[0.0], [0.0], [8.0]])), 2, torch.Generator().manual_seed(0))
     tensor([2, 1])
     """
-    size = len(geometry)
-    taken = torch.zeros(size, dtype=torch.bool)
-    chosen: list[int] = []
-    nearest = geometry.norm2 if first == "norm" else torch.ones(size, dtype=torch.float64)  # weights of the first draw
-    for turn in range(min(query_size, size)):
-        if turn == 0 and first == "max_norm":
-            row = _first_largest(geometry.norm2)
+    labeled = labeled if labeled is not None and len(labeled) else None
+    return _sample(Bounds(geometry, min(query_size, len(geometry)), labeled, work), generator, first)
+
+
+def _sample(bounds: Bounds, generator: torch.Generator, first: First) -> Tensor:
+    """Draw rows until there is room for no more."""
+    if not bounds.size:
+        return bounds.chosen
+    with _full_precision():
+        if bounds.labeled is None:
+            bounds.add(_first(bounds.geometry, generator, first))
+            bounds.renew()
         else:
-            row = _draw(nearest.masked_fill(taken, 0), taken, generator)
-        nearest = geometry.dist2(row) if turn == 0 else nearest.minimum(geometry.dist2(row))
-        chosen.append(row)
-        taken[row] = True
-    return torch.tensor(chosen, dtype=torch.long)
+            for centers in bounds.labeled.blocks():
+                bounds.lower_all(centers[1])
+        renewed, wasted = len(bounds), 0.0
+        while bounds.room:
+            if len(bounds) > renewed and wasted > len(bounds.upper) * (len(bounds) - renewed + _PASS):
+                bounds.renew(_MASS)
+                renewed, wasted = len(bounds), 0.0
+            before = bounds.room
+            if not _draw(bounds, generator):
+                _fill(bounds, generator)
+                break
+            wasted += (_DRAWS * len(bounds) + _OVERHEAD) * (1 - (before - bounds.room) / _DRAWS)
+    return bounds.chosen
 
 
-def _draw(weights: Tensor, taken: Tensor, generator: torch.Generator) -> int:
-    """One row in proportion to its weight, uniform over the rows not taken where all weights are zero.
-
-    A cumulative sum and a search: `torch.multinomial` refuses more than 2^24 rows.
-    """
-    cumulative = weights.cumsum(0)
-    if cumulative[-1] <= 0:
-        cumulative = (~taken).double().cumsum(0)
-    point = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
-    row = int(torch.searchsorted(cumulative, point, right=True))
-    if row == len(weights):  # the product was rounded up to the whole sum: the last row of any weight
-        row = int(torch.searchsorted(cumulative, cumulative[-1]))
-    return row
+_DRAWS = 64  # at a time
+_MASS = 0.95  # of the sum of all bounds is that of those that are renewed
+_PASS, _OVERHEAD = 30, 200_000  # what a row that is renewed, and a batch of draws, cost besides products, in products
 
 
-def _by_block(work: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
-    """`work` on a block of rows at a time, (N,): nothing of the size of the arrays is made."""
-    blocks = [work(*some) for some in zip(*(each.split(_BLOCK) for each in arrays), strict=True)]
-    return torch.cat(blocks)
+def _draw(bounds: Bounds, generator: torch.Generator) -> bool:
+    """Draw some rows by their bounds, and accept those that pass. Returns False where all bounds are zero."""
+    cumulative = bounds.upper.clamp_min(0).cumsum(0)
+    total = cumulative[-1]
+    if total <= 0:
+        return False
+    coins = torch.rand(_DRAWS, 2, generator=generator, dtype=torch.float64).to(total.device)
+    drawn = torch.searchsorted(cumulative, coins[:, 0] * total, right=True)
+    drawn = drawn.where(drawn < len(cumulative), torch.searchsorted(cumulative, total))  # a product rounded up to the sum
+    bars = coins[:, 1] * bounds.upper[drawn]
+    rows, places = drawn.unique(return_inverse=True)
+    bounds.work["draws"] += _DRAWS
+    bounds.add(rows[_accepted(bounds, rows, places, bars)])
+    return True
 
 
-def _square(rows: Tensor) -> Tensor:
-    """Squared norm of each row."""
-    return torch.linalg.vecdot(rows, rows)
+def _accepted(bounds: Bounds, rows: Tensor, places: Tensor, bars: Tensor) -> list[int]:
+    """Which rows become centers, by place, one after another: of those that were drawn (n,) those whose squared distances
+    to all centers before are above their bars (n,)."""
+    least, most = bounds.between(rows)
+    may = places[bars < most[places]].unique()
+    apart = zip(*(each.tolist() for each in bounds.apart(rows[may], rows)), strict=True)
+    apart_of = dict(zip(may.tolist(), apart, strict=True))
+    low, high, accepted = least.tolist(), most.tolist(), list[int]()
+    for place, bar in zip(places.tolist(), bars.tolist(), strict=True):
+        if low[place] <= bar < high[place]:  # too near for single precision to tell
+            low[place] = high[place] = bounds.distance(rows[place], rows[accepted])
+        if bar >= high[place]:
+            continue
+        accepted.append(place)
+        low, high = ([*map(min, each, other)] for each, other in zip((low, high), apart_of[place], strict=True))
+        low[place] = high[place] = 0.0
+        if len(accepted) == bounds.room:
+            break
+    return accepted
 
 
-def _first_largest(values: Tensor) -> int:
-    """Row of the largest value, the lowest on a tie (which `argmax` does not promise)."""
-    return int((values == values.max()).nonzero()[0])
+def _fill(bounds: Bounds, generator: torch.Generator) -> None:
+    """Choose the rest uniformly: all rows are copies of centers."""
+    left = (bounds.upper >= 0).nonzero().squeeze(1)
+    coins = torch.rand(bounds.room, generator=generator, dtype=torch.float64)
+    for turn, coin in enumerate(coins.tolist()):
+        place = turn + int(coin * (len(left) - turn))
+        left[[turn, place]] = left[[place, turn]]
+    bounds.add(left[: len(coins)])
+
+
+def _first(geometry: Geometry, generator: torch.Generator, first: First) -> Tensor:
+    """The first row, (1,)."""
+    if first == "max_norm":
+        return geometry.longest()
+    if first == "uniform":
+        return torch.randint(len(geometry), (1,), generator=generator).to(geometry.device)
+    cumulative = geometry.norm2().cumsum(0)
+    point = torch.rand((), generator=generator, dtype=torch.float64).to(geometry.device) * cumulative[-1]
+    return torch.searchsorted(cumulative, point, right=True).clamp_max(len(geometry) - 1).unsqueeze(0)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Products of single precision are computed in it, whatever else has been asked of training."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import coverage
+from deepal.functional.geometry import Points
 
 _BLOCK = 2048  # rows at a time, where something of the size of all rows would be made
 
@@ -42,7 +43,7 @@ def k_means(points: Tensor, k: int, generator: torch.Generator, iterations: int 
 
     Args: points (N, D), N >= k. Returns centroids (k, D) and the cluster of each point (N,).
     """
-    centroids = points[coverage.d2_sampling(coverage.Points(points), k, generator, first="uniform")].float()
+    centroids = points[coverage.d2_sampling(Points(points), k, generator, first="uniform")].float()
     assignment = nearest(points, centroids)[1].squeeze(1)
     for _ in range(iterations):
         centroids = _means(points, assignment, centroids)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from deepal.functional import coverage
+from deepal.functional.geometry import FactoredGradients
 from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
 
 
@@ -20,5 +21,5 @@ class BADGE(QueryStrategy):
     needs = {"pool": ("logit_gradient", "embedding")}
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        geometry = coverage.FactoredGradients(*one_a_sample(self, *view.pool["logit_gradient", "embedding"]))
+        geometry = FactoredGradients(*one_a_sample(self, *view.pool["logit_gradient", "embedding"]))
         return Choice(coverage.d2_sampling(geometry, query_size, generator, self.first))

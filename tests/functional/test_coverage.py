@@ -1,11 +1,14 @@
 import itertools
+from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepal.functional import coverage
+from deepal.functional import bounds, coverage
+from deepal.functional.geometry import FactoredGradients, Points
+from tests.functional import plain
 
 seeds = st.integers(0, 2**31)
 
@@ -22,25 +25,10 @@ def radius(points, centers):
     return torch.cdist(points.double(), centers.double()).amin(1).max().item()
 
 
-def greedy(points, centers, query_size):
-    """k-center by its definition, pair by pair in fp64."""
-    points, centers = points.double(), list(centers.double())
-    chosen = []
-    for _ in range(query_size):
-        if centers or chosen:
-            known = torch.stack([*centers, *(points[row] for row in chosen)])
-            distances = torch.stack([(points - one).norm(dim=1) for one in known]).amin(0)
-        else:
-            distances = (points - points.mean(0)).norm(dim=1)
-        distances[chosen] = -1
-        chosen.append(int((distances >= distances.max() - 1e-12).nonzero()[0]))
-    return chosen
-
-
 @given(seeds, st.integers(3, 30), st.integers(0, 4), st.integers(1, 8))
 def test_k_center_is_the_greedy_of_its_definition(seed, n, labeled, query_size):
     points, centers = cloud(seed, n), cloud(seed + 1, labeled)
-    assert coverage.k_center(points, centers, query_size).tolist() == greedy(points, centers, min(query_size, n))
+    assert coverage.k_center(points, centers, query_size).tolist() == plain.k_center(points, centers, query_size).tolist()
 
 
 @given(seeds, st.integers(3, 8), st.integers(1, 3))
@@ -78,7 +66,7 @@ def test_near_duplicates_give_no_nan_and_no_repeats(shift):
     points = (cloud(0, 200, 8).repeat(5, 1) + 1e-6 * cloud(1, 1000, 8)).double() + shift
     chosen = coverage.k_center(points, points[:1], 100).tolist()
     assert len(set(chosen)) == 100
-    assert chosen == greedy(points, points[:1], 100)
+    assert chosen == plain.k_center(points, points[:1], 100).tolist()
 
 
 @given(seeds, st.integers(0, 3), st.booleans())
@@ -107,7 +95,7 @@ def lattice_greedy(points, centers, query_size):
 def test_where_only_duplicates_are_left_the_rest_is_uniform():
     hidden = cloud(0, 2, 3).repeat_interleave(torch.tensor([6, 2]), 0)
     error = torch.tensor([[-0.3, 0.2, 0.1], [0.4, -0.6, 0.2]]).repeat_interleave(torch.tensor([6, 2]), 0)
-    geometry = coverage.FactoredGradients(error, hidden)
+    geometry = FactoredGradients(error, hidden)
     draws = torch.stack([coverage.d2_sampling(geometry, 3, generator(seed)) for seed in range(600)])
     first = int(draws[0, 0])
     others = [row for row in range(8) if (row < 6) != (first < 6)]  # the second is one of the other kind
@@ -129,14 +117,14 @@ def test_nothing_labeled_starts_at_the_row_farthest_from_the_mean():
 @pytest.mark.parametrize("points", [torch.zeros(4, 2), torch.ones(4, 2)])
 def test_equal_rows_are_each_taken_once(points):
     assert sorted(coverage.k_center(points, points[:1], 9).tolist()) == [0, 1, 2, 3]
-    geometry = coverage.Points(points)
+    geometry = Points(points)
     assert sorted(coverage.d2_sampling(geometry, 9, generator(0)).tolist()) == [0, 1, 2, 3]
 
 
 def test_one_row_and_none():
     assert coverage.k_center(torch.zeros(1, 2), torch.zeros(0, 2), 3).tolist() == [0]
     assert coverage.k_center(torch.zeros(0, 2), torch.zeros(0, 2), 3).tolist() == []
-    assert coverage.d2_sampling(coverage.Points(torch.zeros(1, 2)), 3, generator(0)).tolist() == [0]
+    assert coverage.d2_sampling(Points(torch.zeros(1, 2)), 3, generator(0)).tolist() == [0]
 
 
 @given(seeds, st.integers(1, 10))
@@ -144,17 +132,17 @@ def test_a_smaller_budget_is_a_prefix(seed, k):
     points = cloud(seed, 20)
     whole = coverage.k_center(points, points[:1], 12).tolist()
     assert coverage.k_center(points, points[:1], k).tolist() == whole[:k]
-    drawn = coverage.d2_sampling(coverage.Points(points), 12, generator(seed)).tolist()
-    assert coverage.d2_sampling(coverage.Points(points), k, generator(seed)).tolist() == drawn[:k]
+    drawn = coverage.d2_sampling(Points(points), 12, generator(seed)).tolist()
+    assert coverage.d2_sampling(Points(points), k, generator(seed)).tolist() == drawn[:k]
 
 
 def test_the_second_center_is_drawn_in_proportion_to_squared_distance():
     """Squared once: a library that squares distances it holds squared draws by d^4."""
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 2.0], [-1.0, 4.0]])
-    geometry = coverage.Points(points)
-    draws, source = 20_000, generator(0)
+    geometry = Points(points)
+    draws, source = 6_000, generator(0)
     seconds = torch.tensor([int(coverage.d2_sampling(geometry, 2, source)[1]) for _ in range(draws)])
-    first = int(geometry.norm2.argmax())
+    first = int(geometry.norm2().argmax())
     expected = draws * (points - points[first]).square().sum(1) / (points - points[first]).square().sum()
     counts = torch.bincount(seconds, minlength=6)
     assert counts[first] == 0
@@ -165,7 +153,7 @@ def test_the_second_center_is_drawn_in_proportion_to_squared_distance():
 def test_the_first_center():
     """By default the largest norm, as in the authors' code; uniform or by squared norm by choice."""
     points = torch.tensor([[1.0], [3.0], [2.0]])
-    geometry = coverage.Points(points)
+    geometry = Points(points)
     assert coverage.d2_sampling(geometry, 1, generator(0)).tolist() == [1]
     for first, shares in (("uniform", [1 / 3, 1 / 3, 1 / 3]), ("norm", [1 / 14, 9 / 14, 4 / 14])):
         source = generator(1)
@@ -177,23 +165,22 @@ def test_the_first_center():
 def test_a_low_norm_cluster_is_found_although_the_origin_is_no_center():
     """A running minimum that starts from squared norms keeps the origin as a permanent center."""
     points = torch.cat([torch.full((1, 2), 10.0), torch.full((50, 2), 0.01) + 1e-3 * cloud(0, 50)])
-    geometry = coverage.Points(points)
+    geometry = Points(points)
     assert all(int(coverage.d2_sampling(geometry, 2, generator(seed))[1]) > 0 for seed in range(20))
 
 
 def test_more_categories_than_multinomial_takes():
     """torch.multinomial refuses more than 2^24."""
-    weights = torch.zeros(2**24 + 5, dtype=torch.float64)
-    weights[-1] = 1
-    taken = torch.zeros(len(weights), dtype=torch.bool)
-    assert coverage._draw(weights, taken, generator(0)) == len(weights) - 1
+    points = torch.zeros(2**24 + 5, 1, dtype=torch.float16)
+    points[0], points[-1] = 2, 1
+    assert coverage.d2_sampling(Points(points[1:]), 1, generator(0), "norm").tolist() == [2**24 + 3]
     with pytest.raises(RuntimeError):
-        torch.multinomial(weights, 1)
+        torch.multinomial(points[:, 0].float(), 1)
 
 
 def test_same_probabilities_and_features_collide():
     error, hidden = torch.tensor([[-0.5, 0.5]] * 3 + [[-0.1, 0.1]]), torch.tensor([[1.0, 1.0]] * 4)
-    geometry = coverage.FactoredGradients(error, hidden)
+    geometry = FactoredGradients(error, hidden)
     for seed in range(20):
         assert coverage.d2_sampling(geometry, 2, generator(seed)).tolist() == [0, 3]
 
@@ -201,7 +188,113 @@ def test_same_probabilities_and_features_collide():
 def test_points_far_from_the_origin_keep_their_distances():
     points = (cloud(0, 30, 4) * 0.01).double() + 1e4
     expected = (points.unsqueeze(0) - points.unsqueeze(1)).square().sum(-1)
-    geometry = coverage.Points(points)
-    for row in range(30):
-        assert torch.allclose(geometry.dist2(row), expected[row], atol=1e-9)
-    assert torch.allclose(geometry.dist2_to_nearest(points[:7]), expected[:, :7].amin(1), atol=1e-9)
+    geometry = Points(points)
+    block = geometry.block(slice(None))
+    above = block.above(block).double() * geometry.unit
+    below = above - block.slack(block.norm2.unsqueeze(1)).double() * geometry.unit
+    assert (below <= expected).all()
+    assert (expected <= above).all()
+    assert (above - below).max() < 1e-4 * expected.max()
+
+
+def clouds():
+    """Sets that greedy methods have stumbled over."""
+    torch.manual_seed(0)
+    sphere = torch.nn.functional.normalize(torch.randn(300, 8))
+    return {
+        "random": torch.randn(500, 8),
+        "lattice": torch.randint(0, 5, (400, 2)).float() + 1000,
+        "copies": torch.randn(100, 3).repeat(4, 1),
+        "equal": torch.ones(50, 3),
+        "zero": torch.zeros(50, 3),
+        "sphere": sphere,
+        "shifted": sphere + 100,
+        "far": torch.randn(300, 8).double() * 1e-3 + 1e4,
+        "tiny": torch.randn(300, 8) * 1e-25,
+        "huge": torch.randn(300, 8) * 1e22,
+        "half": torch.randn(300, 8).half(),
+        "outlier": torch.cat([torch.full((1, 8), 1e4), torch.randn(300, 8)]),
+        "one": torch.randn(1, 4),
+        "few": torch.randn(3, 4).repeat(20, 1),
+    }
+
+
+@pytest.mark.parametrize("levels", [(200, 50, 16), (7, 3, 1), (32768, 2048, 128)])
+@pytest.mark.parametrize("name", clouds())
+def test_the_engine_chooses_what_the_definition_chooses(name, levels, monkeypatch):
+    """To the last row, so that all ties are among them."""
+    monkeypatch.setattr(coverage, "_LEVELS", levels)
+    monkeypatch.setattr(bounds, "_CENTERS", levels[2])
+    points = clouds()[name][: 20 * levels[1]]
+    for labeled in (0, 1, 40):
+        expected = plain.k_center(points, points[:labeled], len(points))
+        assert coverage.k_center(points, points[:labeled], len(points)).tolist() == expected.tolist()
+        if labeled:
+            near = torch.randint(labeled, (len(points),), generator=generator(0)).clamp_max(len(points) - 1)
+            assert coverage.k_center(points, points[:labeled], len(points), near=near).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", clouds())
+def test_choices_that_are_made_before_anyone_looks_are_the_same(name, monkeypatch):
+    """As on a GPU, where to look is to wait."""
+    points = clouds()[name]
+    expected = coverage.k_center(points, points[:1], len(points))
+    monkeypatch.setitem(coverage._LOOK, "cpu", 64)
+    assert coverage.k_center(points, points[:1], len(points)).tolist() == expected.tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", clouds())
+def test_a_gpu_chooses_the_same(name):
+    points = clouds()[name]
+    expected = coverage.k_center(points, points[:1], len(points))
+    assert coverage.k_center(points.cuda(), points[:1].cuda(), len(points)).tolist() == expected.tolist()
+    drawn = coverage.d2_sampling(Points(points.cuda()), len(points), generator(0))
+    assert sorted(drawn.tolist()) == list(range(len(points)))
+
+
+def test_neither_a_memory_map_nor_half_precision_is_copied(tmp_path):
+    """The picks of a file are those of the same numbers in memory."""
+    points = cloud(0, 3000, 16).half()
+    points.numpy().tofile(tmp_path / "points")
+    mapped = torch.from_file(str(tmp_path / "points"), size=points.numel(), dtype=torch.half).view(3000, 16)
+    assert torch.equal(coverage.k_center(mapped, points[:5], 50), plain.k_center(points.double(), points[:5], 50))
+    assert torch.equal(
+        coverage.d2_sampling(Points(mapped), 50, generator(0)), coverage.d2_sampling(Points(points), 50, generator(0))
+    )
+
+
+def test_most_rows_are_left_alone():
+    """Of rows of very different lengths, few can be chosen; a pass a choice would be all rows times all choices."""
+    points, work = cloud(0, 20_000, 256) * cloud(1, 20_000, 1).exp(), Counter()
+    coverage.k_center(points, points[:10], 500, work=work)
+    assert work["products"] < 20_000 * 500 / 15
+    assert work["looks"] < 20_000 / 4
+    work.clear()
+    coverage.d2_sampling(Points(points), 500, generator(0), work=work)
+    assert work["products"] < 20_000 * 500 / 15
+    assert work["draws"] < 5 * 500
+
+
+def test_rows_of_which_single_precision_cannot_hold_all_are_refused():
+    points = cloud(0, 5000, 4)
+    points[1] = 1e30
+    with pytest.raises(ValueError, match="so much longer"):
+        coverage.k_center(points, points[:1], 3)
+    with pytest.raises(ValueError, match="so much longer"):
+        coverage.d2_sampling(Points(points), 3, generator(0))
+
+
+@pytest.mark.parametrize("first", ["max_norm", "uniform", "norm"])
+@pytest.mark.parametrize("name", clouds())
+def test_the_engine_draws_what_bounds_that_know_all_distances_draw(name, first, monkeypatch):
+    points = clouds()[name]
+    error = torch.stack([points[:, 0], -points[:, 0] - points[:, 1], points[:, 1]], 1)
+    for geometry in (Points(points), FactoredGradients(error, points)):
+        for labeled, overhead in ((0, 0), (0, 200_000), (5, 200_000)):
+            monkeypatch.setattr(coverage, "_OVERHEAD", overhead)
+            known = geometry.beside(*(factor[:labeled] for factor in geometry.factors)) if labeled else None
+            drawn = coverage.d2_sampling(geometry, len(points), generator(0), first, labeled=known)
+            expected = coverage._sample(plain.Plain(geometry, len(points), known), generator(0), first)
+            assert drawn.tolist() == expected.tolist()
+            assert sorted(drawn.tolist()) == list(range(len(points)))

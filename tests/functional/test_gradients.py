@@ -2,7 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepal.functional import coverage, gradients
+from deepal.functional import gradients
+from deepal.functional.geometry import FactoredGradients
 
 seeds = st.integers(0, 2**31)
 
@@ -40,7 +41,7 @@ def test_the_predicted_label_gives_the_shortest_gradient(seed):
 def test_a_confident_row_is_short_and_an_uncertain_one_long():
     """Published code leaves out the 1 of the predicted class, and confident rows come out longer."""
     logits, hidden = torch.tensor([[6.0, 0.0, 0.0], [0.1, 0.0, 0.0]]), torch.ones(2, 4)
-    confident, uncertain = coverage.FactoredGradients(gradients.logit_gradient(logits), hidden).norm2.tolist()
+    confident, uncertain = FactoredGradients(gradients.logit_gradient(logits), hidden).norm2().tolist()
     assert confident < 0.01 * uncertain
 
 
@@ -61,10 +62,11 @@ def test_factored_distances_are_the_dense_ones(seed):
     logits, hidden = random(seed, 8, 4), random(seed + 1, 8, 3)
     error = gradients.logit_gradient(logits)
     dense = gradients.gradient_embedding(error, hidden)
-    geometry = coverage.FactoredGradients(error, hidden)
-    assert torch.allclose(geometry.norm2, dense.square().sum(1))
+    geometry, everything = FactoredGradients(error, hidden), torch.arange(8)
+    assert torch.allclose(geometry.norm2(), dense.square().sum(1))
     for row in range(8):
-        assert torch.allclose(geometry.dist2(row), (dense - dense[row]).square().sum(1), atol=1e-12)
+        dist2 = geometry.dist2(geometry.wide(everything), geometry.wide(everything[row : row + 1]))
+        assert torch.allclose(dist2, (dense - dense[row]).square().sum(1), atol=1e-12)
 
 
 @given(seeds)

@@ -1,0 +1,223 @@
+"""Sets of rows as greedy selection sees them: squared distances, approximate in bulk and exact where it matters.
+
+In bulk they are matrix products in single precision, |a|^2 + |b|^2 - 2 a.b, of which is known by how much they may be
+wrong. One by one they are taken from differences, in double precision: the expanded form turns a distance of 0.02 into 1.4,
+makes near-duplicates negative, and breaks exact ties. Whoever chooses compares the first where they are clear, and asks for
+the second where they are not, so that what is chosen is what the second alone would have chosen.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from copy import copy
+from math import frexp
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+ROWS = 2048  # at a time: their products with some centers stay in cache
+
+Wide = tuple[Tensor, ...]
+"""The factors of some rows, (n, D) each, fp64."""
+
+
+class Block(NamedTuple):
+    """Some rows in single precision, moved and scaled so that their distances keep their digits.
+
+    Args: factors: matrices (R, D), row by row; norm2: (R,), squared norms; rounding: the part of |a|^2 + |b|^2 by which a
+        squared distance from products may be wrong.
+    """
+
+    factors: tuple[Tensor, ...]
+    norm2: Tensor
+    rounding: float
+
+    def __len__(self) -> int:
+        return len(self.norm2)
+
+    def take(self, rows: Tensor | slice) -> "Block":
+        return Block(tuple(_taken(factor, rows) for factor in self.factors), self.norm2[rows], self.rounding)
+
+    def above(self, others: "Block") -> Tensor:
+        """What squared distances (R, S) are at most; they are at least that less `slack`."""
+        products = torch.mm(self.factors[0], others.factors[0].T)
+        for own, other in zip(self.factors[1:], others.factors[1:], strict=True):
+            products.mul_(torch.mm(own, other.T))
+        more = 1 + self.rounding
+        return products.mul_(-2).add_(more * others.norm2).add_((more * self.norm2).unsqueeze(1))
+
+    def above_pairs(self, others: "Block") -> Tensor:
+        """What the squared distances of as many others, pair by pair, (R,), are at most."""
+        products = torch.ones_like(self.norm2)
+        for own, other in zip(self.factors, others.factors, strict=True):
+            products *= (own * other).sum(1)
+        return (1 + self.rounding) * (self.norm2 + others.norm2) - 2 * products
+
+    def slack(self, norm2: Tensor) -> Tensor:
+        """By how much what `above` says of rows may be too large, where the others have these squared norms."""
+        return 2 * self.rounding * (self.norm2 + norm2)
+
+    def slack_within(self, dist2: Tensor) -> Tensor:
+        """The same for others that are not farther than these squared distances, whose norms are limited by that."""
+        return 2 * self.rounding * (3 * self.norm2 + 2 * dist2)
+
+
+class Geometry(ABC):
+    """N rows under the Euclidean distance. A row is the outer product of its factors, one or several vectors.
+
+    Args: factors: matrices (N, D), on one device, in any precision, memory-mapped or not.
+    """
+
+    def __init__(self, *factors: Tensor) -> None:
+        self.factors = factors
+        self.device = factors[0].device
+        self.width = sum(factor.shape[1] for factor in factors)
+        self.rounding = (self.width + 8) * 2.0**-24  # a half in the last place, D times
+
+    def __len__(self) -> int:
+        return len(self.factors[0])
+
+    def beside(self, *factors: Tensor) -> Self:
+        """Other rows in the same place and scale, so that blocks of both can be compared."""
+        other = copy(self)
+        other.factors = factors
+        return other
+
+    @property
+    @abstractmethod
+    def unit(self) -> float:
+        """What a squared distance of 1 between blocks is."""
+
+    @abstractmethod
+    def block(self, rows: Tensor | slice) -> Block:
+        """Some rows."""
+
+    @staticmethod
+    @abstractmethod
+    def dist2(one: Wide, other: Wide) -> Tensor:
+        """Squared distances of some rows to others, pair by pair, or to one, (n,), fp64: not negative, 0 for equal rows."""
+
+    def wide(self, rows: Tensor | slice) -> Wide:
+        """Some rows in double precision, as they are."""
+        return tuple(_taken(factor, rows).double() for factor in self.factors)
+
+    def norm2(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Squared norms of rows, (n,), fp64."""
+        norm2 = torch.ones((), dtype=torch.float64, device=self.device)
+        for factor in self.factors:
+            norm2 = norm2 * torch.cat([_square(some.double()) for some in factor[rows].split(ROWS)])
+        return norm2
+
+    def longest(self) -> Tensor:
+        """The row of largest norm, the lowest on a tie, (1,)."""
+        parts = zip(*(factor.split(ROWS) for factor in self.factors), strict=True)
+        norms = [[torch.linalg.vector_norm(factor.float(), dim=1).double() for factor in part] for part in parts]
+        norm = torch.cat([math.prod(each) for each in norms])
+        long = (norm >= norm.max() * (1 - 4 * self.rounding)).nonzero().squeeze(1)
+        norm2 = self.norm2(long)
+        return long[(norm2 == norm2.max()).nonzero()[0]]
+
+    def blocks(self) -> Iterator[tuple[slice, Block]]:
+        """All rows, some at a time. Raises ValueError where rows are too long to be compared."""
+        for start in range(0, len(self), ROWS):
+            rows = slice(start, min(start + ROWS, len(self)))
+            block = self.block(rows)
+            if not block.norm2.isfinite().all():
+                raise ValueError(
+                    f"of rows {rows.start} to {rows.stop - 1} some are so much longer than the others that single "
+                    f"precision cannot hold both; see what they are, or normalise the features."
+                )
+            yield rows, block
+
+
+class Points(Geometry):
+    """Rows of plain features, (N, D).
+
+    Args: points: as `Geometry` takes them.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        super().__init__(points)
+        sample = _sample(points)
+        mean = sample.mean(0)
+        around = sample - mean
+        moves = bool(mean.square().sum() > _NEAR * around.square().sum(1).mean()) or points.dtype == torch.float64
+        self.origin = mean if moves else None  # any place near the rows will do, and to move them takes a copy
+        self._scale = _power_of_two(around if moves else sample)
+
+    @property
+    def unit(self) -> float:
+        return self._scale**-2
+
+    def block(self, rows: Tensor | slice) -> Block:
+        moved = _taken(self.factors[0], rows)
+        if self.origin is not None:
+            moved = moved.to(self.origin.dtype) - self.origin
+        moved = _scaled(moved, self._scale)
+        return Block((moved,), torch.linalg.vector_norm(moved, dim=1).square_(), self.rounding)
+
+    @staticmethod
+    def dist2(one: Wide, other: Wide) -> Tensor:
+        return (one[0] - other[0]).square_().sum(-1)
+
+
+class FactoredGradients(Geometry):
+    """Rows that are last-layer gradients e h^T of shape (C, D), held as their factors (see `gradients`).
+
+    Exact distances come from e h^T - e' h'^T = (e - e') h^T + e' (h - h')^T, so that equal rows are at distance 0.
+
+    Args: logit_gradient (N, C), embedding (N, D).
+    """
+
+    def __init__(self, logit_gradient: Tensor, embedding: Tensor) -> None:
+        super().__init__(logit_gradient, embedding)
+        self._scales = [_power_of_two(_sample(factor)) for factor in self.factors]
+
+    @property
+    def unit(self) -> float:
+        return (self._scales[0] * self._scales[1]) ** -2
+
+    def block(self, rows: Tensor | slice) -> Block:
+        factors = [_scaled(_taken(factor, rows), scale) for factor, scale in zip(self.factors, self._scales, strict=True)]
+        norms = [torch.linalg.vector_norm(factor, dim=1) for factor in factors]
+        return Block(tuple(factors), (norms[0] * norms[1]).square_(), self.rounding)
+
+    @staticmethod
+    def dist2(one: Wide, other: Wide) -> Tensor:
+        (error, embedding), (other_error, other_embedding) = one, other
+        apart, away = error - other_error, embedding - other_embedding
+        cross = (apart * other_error).sum(-1) * (embedding * away).sum(-1)
+        dist2 = _square(apart) * _square(embedding) + _square(other_error) * _square(away) + 2 * cross
+        return dist2.clamp_min_(0)
+
+
+_NEAR = 4  # an origin as far as twice the spread of the rows takes two or three bits of their distances, and no copy
+
+
+def _square(rows: Tensor) -> Tensor:
+    """Squared norm of each row."""
+    return rows.square().sum(-1)
+
+
+def _taken(factor: Tensor, rows: Tensor | slice) -> Tensor:
+    """Some rows of a factor (for several, `factor[rows]` takes twice the time)."""
+    return factor[rows] if isinstance(rows, slice) else factor.index_select(0, rows)
+
+
+def _sample(rows: Tensor) -> Tensor:
+    """Some rows, evenly, in single precision or better; a row of zeros where there are none."""
+    some = rows[:: max(1, len(rows) // ROWS)] if len(rows) else rows.new_zeros(1, rows.shape[1])
+    return some if some.dtype == torch.float64 else some.float()
+
+
+def _power_of_two(sample: Tensor) -> float:
+    """What brings the largest number of a sample near 1, without a rounding; 1 where its square is far from the ends of
+    single precision as it is."""
+    power = frexp(float(sample.abs().max()))[1]
+    return 1.0 if abs(power) < 32 else 2.0**-power
+
+
+def _scaled(rows: Tensor, scale: float) -> Tensor:
+    """Rows times a power of two, in single precision; where nothing has to be done, as they are."""
+    return (rows * scale).float() if scale != 1 else rows.float()
