@@ -1,5 +1,3 @@
-import importlib.util
-
 import pytest
 import torch
 from hypothesis import given
@@ -18,20 +16,82 @@ def cloud(seed, n, d=4):
 def test_both_searches_find_the_nearest_by_brute_force(seed, k):
     queries, references = cloud(seed, 12), cloud(seed + 1, 9)
     expected = torch.cdist(queries.double(), references.double()).square().sort(1)
-    searches = [neighbors._search_torch(queries, references, k), neighbors.nearest(queries, references, k)]
-    for dist2, rows in searches:
-        assert torch.equal(rows, expected.indices[:, :k])
-        assert torch.allclose(dist2.double(), expected.values[:, :k], atol=1e-4)
+    dist2, rows = neighbors.nearest(queries, references, k)
+    assert torch.equal(rows, expected.indices[:, :k])
+    assert torch.allclose(dist2.double(), expected.values[:, :k], atol=1e-5)
 
 
-def test_faiss_and_torch_agree_far_from_the_origin(monkeypatch):
-    if importlib.util.find_spec("faiss") is None:
-        pytest.skip("FAISS is not installed")
-    points = 100 + 0.1 * cloud(0, 300, 8)
-    _, by_faiss = neighbors.nearest(points, points[:50], 5)
+@pytest.mark.parametrize("size", [1, 31, 33, 700, 5000])
+def test_groups_of_references_leave_no_neighbor_out(size):
+    queries, references = cloud(0, 100, 8), cloud(1, size, 8)
+    for k in {1, min(7, size), min(100, size)}:
+        dist2, rows = neighbors.nearest(queries, references, k)
+        expected = torch.cdist(queries.double(), references.double()).square().topk(k, largest=False)
+        assert torch.equal(rows.sort(1).values, expected.indices.sort(1).values)
+        assert torch.allclose(dist2.double(), expected.values, atol=1e-5)
+
+
+def test_faiss_finds_the_same_far_from_the_origin():
+    faiss = pytest.importorskip("faiss")
+    points = (100 + 0.1 * cloud(0, 300, 8).double()).float()
+    index = faiss.IndexFlatL2(8)
+    index.add((points[:50].double() - 100).float().numpy())
+    expected = torch.from_numpy(index.search((points.double() - 100).float().numpy(), 5)[1])
+    assert torch.equal(neighbors.nearest(points, points[:50], 5)[1], expected)
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_an_approximate_index_finds_nearly_all(index):
+    pytest.importorskip("faiss")
+    points = cloud(0, 4000, 16)
+    _, exact = neighbors.k_nearest(points, 10)
+    dist2, found = neighbors.k_nearest(points, 10, index)
+    assert (exact.unsqueeze(2) == found.unsqueeze(1)).any(2).float().mean() > 0.9
+    assert torch.allclose(dist2, (points.unsqueeze(1) - points[found]).square().sum(-1), atol=1e-5)
+
+
+def test_an_index_of_faiss_without_faiss_says_so(monkeypatch):
     monkeypatch.setattr(neighbors, "_faiss", lambda: None)
-    _, by_torch = neighbors.nearest(points, points[:50], 5)
-    assert torch.equal(by_faiss, by_torch)
+    with pytest.raises(ValueError, match="pip install faiss-cpu"):
+        neighbors.nearest(cloud(0, 5), cloud(1, 9), 1, "ivf")
+
+
+def test_near_duplicates_keep_their_distance():
+    """The expanded form of a distance of 0.02 gives 1.4 in single precision."""
+    points = (1000 * cloud(0, 200, 8)).repeat_interleave(2, 0)
+    points[1::2, 0] += 0.02
+    dist2, rows = neighbors.k_nearest(points, 1)
+    moved = (points[::2, 0] - points[1::2, 0]).square()
+    assert torch.allclose(dist2[::2, 0], moved, rtol=1e-3)
+    assert rows[::2, 0].tolist() == list(range(1, 400, 2))
+
+
+def test_a_row_is_not_its_own_neighbor_among_copies():
+    points = torch.zeros(40, 3)
+    dist2, rows = neighbors.k_nearest(points, 5)
+    assert (dist2 == 0).all()
+    assert (rows != torch.arange(40).unsqueeze(1)).all()
+    with pytest.raises(ValueError, match="k=40"):
+        neighbors.k_nearest(points, 40)
+
+
+@given(seeds, st.integers(1, 50), st.sampled_from([0.5, 1.0, 2.0, 3.0]))
+def test_balls_are_those_of_exact_distances(seed, n, radius):
+    """On a lattice many rows are just as far as the radius: these are not within."""
+    points = torch.randint(0, 4, (n, 2), generator=torch.Generator().manual_seed(seed)).float() + 100
+    found = neighbors.balls(points, radius)
+    within = (points.unsqueeze(0) - points.unsqueeze(1)).square().sum(-1) < radius**2
+    for row in range(n):
+        assert found.of(torch.tensor([row])).tolist() == within[row].nonzero().squeeze(1).tolist()
+    assert found.of(torch.arange(n)).tolist() == within.nonzero()[:, 1].tolist()
+
+
+def test_a_weight_counts_as_so_many_copies():
+    points, weights = cloud(0, 60), torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(0))
+    centroids, assignment = neighbors.k_means(points, 4, torch.Generator().manual_seed(1), weights.float())
+    for cluster in range(4):
+        copies = points.repeat_interleave(weights, 0)[assignment.repeat_interleave(weights) == cluster]
+        assert torch.allclose(centroids[cluster], copies.mean(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, 4])

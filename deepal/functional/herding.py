@@ -1,0 +1,172 @@
+"""Choosing rows that stand for the others: each row is as well represented as by the most similar of those that were
+chosen, and the next choice is the one that adds most  (greedy maximisation of a submodular function: at least 1 - 1/e of
+what is possible, Nemhauser et al., 1978). N rows, K rows to choose.
+
+With a similarity of 1 within a radius and 0 beyond, that is max cover (ProbCover); with a kernel that falls smoothly,
+MaxHerding; with weights for how much each row matters, UHerding; with cosines, facility location.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from deepal.functional.geometry import ROWS
+from deepal.functional.neighbors import Balls
+
+
+class Kernel(ABC):
+    """Similarities between rows, not negative, and never all of them at once.
+
+    Args:
+        points: (N, D), the rows.
+        anchors: (M, D), what is to be represented; the rows themselves by default. Where there are very many rows, a
+            random part of them stands for all.
+    """
+
+    def __init__(self, points: Tensor, anchors: Tensor | None = None) -> None:
+        self.points = points
+        self.anchors = points if anchors is None else anchors
+
+    @abstractmethod
+    def between(self, points: Tensor, anchors: Tensor) -> Tensor:
+        """Similarities of some with others, (n, m), in [0, 1]."""
+
+    def cover(self, points: Tensor) -> Tensor:
+        """How well each anchor is represented by these rows, (M,); not at all where there are none."""
+        cover = self.anchors.new_zeros(len(self.anchors), dtype=_working(self.anchors))
+        for some, best in zip(self.anchors.split(ROWS), cover.split(ROWS), strict=True):
+            for each in points.split(ROWS) if len(points) else ():
+                torch.maximum(best, self.between(each, some).amax(0), out=best)
+        return cover
+
+
+class Gaussian(Kernel):
+    """exp(-|a - b|^2 / width^2), without a half in the exponent, as the authors of MaxHerding have it  (Bae et al., 2024).
+
+    Args: width: above 0.
+    """
+
+    def __init__(self, points: Tensor, anchors: Tensor | None = None, width: float = 1.0) -> None:
+        super().__init__(points, anchors)
+        self.width = width
+
+    def between(self, points: Tensor, anchors: Tensor) -> Tensor:
+        points, anchors = points.to(_working(points)), anchors.to(_working(anchors))
+        norm2, of_anchors = (torch.linalg.vector_norm(each, dim=1).square() for each in (points, anchors))
+        dist2 = torch.addmm(of_anchors, points, anchors.T, alpha=-2).add_(norm2.unsqueeze(1)).clamp_min_(0)
+        return dist2.mul_(-1 / self.width**2).exp_()
+
+
+class Cosine(Kernel):
+    """The cosine of rows of length 1, or 0 where it is negative, as for the similarities of facility location."""
+
+    def between(self, points: Tensor, anchors: Tensor) -> Tensor:
+        return (points.to(_working(points)) @ anchors.to(_working(anchors)).T).clamp_(0, 1)
+
+
+def herd(
+    kernel: Kernel,
+    query_size: int,
+    weights: Tensor | None = None,
+    cover: Tensor | None = None,
+    *,
+    work: Counter[str] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Greedily the rows that add most to  sum_j weight_j max_{i chosen} kernel(i, j).
+
+    What a row adds only falls when others join, so what it would have added some choices ago bounds it from above; rows are
+    looked at from the largest bound down, for as long as a bound is above the best  (Minoux, 1978).
+
+    Args:
+        kernel: of N rows and M anchors.
+        query_size: K.
+        weights: (M,), not negative; 1 by default.
+        cover: (M,), how well each anchor is represented to begin with (`Kernel.cover` of what is labeled); not at all by
+            default.
+        work: gets how many gains were computed (`gains`).
+    Returns min(K, N) distinct rows, in the order of choice, and what each added. On a tie the lowest row wins.
+    """
+    points, anchors = kernel.points, kernel.anchors
+    work = Counter() if work is None else work
+    cover = anchors.new_zeros(len(anchors), dtype=_working(anchors)) if cover is None else cover.clone()
+    weights = torch.ones_like(cover) if weights is None else weights.to(cover.dtype)
+    bounds = _gains(kernel, torch.arange(len(points), device=points.device), weights, cover, work)
+    chosen, added = [], []
+    for turn in range(min(query_size, len(points))):
+        if turn:
+            _bring_up_to_date(kernel, bounds, weights, cover, work)
+        best, row = bounds.max(0)  # the first, where several add as much
+        chosen.append(row)
+        added.append(best)
+        bounds[row] = -torch.inf
+        for some, known in zip(anchors.split(ROWS), cover.split(ROWS), strict=True):
+            torch.maximum(known, kernel.between(points[row].unsqueeze(0), some)[0], out=known)
+    if not chosen:
+        return torch.empty(0, dtype=torch.long, device=points.device), bounds[:0]
+    return torch.stack(chosen), torch.stack(added)
+
+
+_LOOK = 8  # rows at first, and then twice as many each time
+
+
+def _bring_up_to_date(kernel: Kernel, bounds: Tensor, weights: Tensor, cover: Tensor, work: Counter[str]) -> None:
+    """Replace the largest bounds by gains, until the largest of all is one."""
+    fresh, look = torch.zeros_like(bounds, dtype=torch.bool), _LOOK
+    while not fresh[bounds.argmax()]:
+        look *= 2
+        rows = bounds.topk(min(look, len(bounds))).indices
+        rows = rows[~fresh[rows] & (bounds[rows] > -torch.inf)]
+        bounds[rows] = _gains(kernel, rows, weights, cover, work)
+        fresh[rows] = True
+
+
+def _gains(kernel: Kernel, rows: Tensor, weights: Tensor, cover: Tensor, work: Counter[str]) -> Tensor:
+    """What each row would add, (n,), fp64."""
+    work["gains"] += len(rows)
+    gains = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    blocks = zip(kernel.anchors.split(ROWS), cover.split(ROWS), weights.split(ROWS), strict=True)
+    for anchors, known, weight in blocks:
+        for some, gain in zip(rows.split(_TILE), gains.split(_TILE), strict=True):
+            gain += (kernel.between(kernel.points[some], anchors).sub_(known).clamp_min_(0) @ weight).double()
+    return gains
+
+
+_TILE = 256  # rows at a time: their similarities with a block of anchors stay in cache
+
+
+def max_cover(balls: Balls, query_size: int, covered: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Greedily the rows whose balls hold most of what is in no ball yet. O(E) for all choices: a counter a row of what its
+    ball would add, which falls as its members are covered.
+
+    Args:
+        balls: of N rows.
+        query_size: K.
+        covered: (N,), rows that lie in a ball to begin with, as those around labels do.
+        generator: draws the rest where nothing is left to cover.
+    Returns min(K, N) distinct rows, and how many each covered first. On a tie the lowest row wins.
+    """
+    covered, free = covered.clone(), torch.ones_like(covered)
+    query_size = min(query_size, len(covered))
+    owner = torch.repeat_interleave(torch.arange(len(covered), device=covered.device), balls.starts.diff())
+    adds = torch.bincount(owner[~covered[balls.members.long()]], minlength=len(covered))
+    chosen, added = list[Tensor](), list[int]()
+    while len(chosen) < query_size and (best := int(adds.max())) > 0:
+        row = adds.argmax().unsqueeze(0)  # the first, where several cover as much
+        new = balls.of(row)
+        new = new[~covered[new]]
+        covered[new] = True
+        losers = balls.of(new)
+        adds.index_add_(0, losers, torch.full_like(losers, -1))
+        free[row] = False
+        chosen.append(row)
+        added.append(best)
+    left = free.nonzero().squeeze(1)
+    drawn = torch.randperm(len(left), generator=generator)[: query_size - len(chosen)].to(left.device)
+    return torch.cat([*chosen, left[drawn]]), torch.tensor([*added, *[0] * len(drawn)])
+
+
+def _working(points: Tensor) -> torch.dtype:
+    """Double precision stays; all else is computed in single."""
+    return torch.float64 if points.dtype == torch.float64 else torch.float32
