@@ -184,7 +184,12 @@ class Cycle:
         known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
         groups = {name: self.data.groups(positions) for name, positions in (("pool", index), ("labeled", labeled))}
         of_pool, of_labeled = ({} if each is None else {"group": each} for each in groups.values())
-        return View(Signals(index, scan, of_pool), Signals(labeled, scan, known | of_labeled))
+        held_out, target = self.data.holdout() if "holdout" in self.settings.strategy.needs else ([], torch.empty(0))
+        return View(
+            Signals(index, scan, of_pool),
+            Signals(labeled, scan, known | of_labeled),
+            Signals(torch.tensor(held_out, dtype=torch.long), scan, {"target": target}),
+        )
 
     def _predicted(self, chosen: Signals, module: LightningModule | None) -> tuple[str | None, ...] | None:
         """What the model takes the chosen images for, where it can say. It has read each of them then, so that nobody is

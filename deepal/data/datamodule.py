@@ -303,6 +303,11 @@ class ActiveDataModule(LightningDataModule, ABC):
         """The group of each of these training images, (n,); None where there are no groups."""
         return self._set.train.groups(positions)
 
+    def holdout(self) -> tuple[list[int], Tensor]:
+        """Positions of the validation images that a strategy may read, among the training images, and their classes."""
+        positions = self.validation_positions
+        return positions, self._set.train.targets(torch.tensor(positions, dtype=torch.long))
+
     def pictures(self, positions: Sequence[int]) -> Tensor | None:
         """These training images, (n, channels, height, width), to look at; None where they are no such tensors."""
         return self._set.train.pictures(positions)

@@ -118,6 +118,10 @@ class OverDataModule(ActiveDataModule):
         every = range(len(self._val_items)) if self._val_items else ()
         return [position for position in every if position not in self._unreadable["val"]]
 
+    def holdout(self) -> tuple[list[int], Tensor]:
+        """None: the validation images are a data set of their own, which the scan does not read."""
+        return [], torch.empty(0, dtype=torch.long)
+
     def needed(self) -> dict[Part, list[int]]:
         return {"train": self.pool.labeled, "val": self.validation_positions, "test": self.test_positions}
 

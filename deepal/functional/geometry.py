@@ -195,6 +195,28 @@ class FactoredGradients(Geometry):
 _NEAR = 4  # an origin as far as twice the spread of the rows takes two or three bits of their distances, and no copy
 
 
+def directions(points: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Rows as directions from the mean of the first set, of length 1: then distances are between 0 and 2 whatever the
+    representation, and squared distances are twice one minus the cosine.
+
+    Args: points (N, D), others (M, D). Returns as many sets, in single precision or better; a row at the mean stays there.
+
+    >>> directions(torch.tensor([[1.0, 1.0], [1.0, 3.0], [1.0, 5.0]]))[0].tolist()
+    [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
+    """
+    mean = torch.stack([some.sum(0, dtype=torch.float64) for some in points.split(ROWS)]).sum(0) / max(1, len(points))
+    made = []
+    for each in (points, *others):
+        moved = torch.empty(
+            each.shape, dtype=torch.float64 if each.dtype == torch.float64 else torch.float32, device=each.device
+        )
+        for some, place in zip(each.split(ROWS), moved.split(ROWS), strict=True):
+            place.copy_(some.double() - mean)
+            place /= torch.linalg.vector_norm(place, dim=1, keepdim=True).clamp_min(torch.finfo(place.dtype).tiny)
+        made.append(moved)
+    return tuple(made)
+
+
 def _square(rows: Tensor) -> Tensor:
     """Squared norm of each row."""
     return rows.square().sum(-1)

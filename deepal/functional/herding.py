@@ -35,6 +35,7 @@ class Kernel(ABC):
 
     def cover(self, points: Tensor) -> Tensor:
         """How well each anchor is represented by these rows, (M,); not at all where there are none."""
+        points = points.to(self.points.dtype)
         cover = self.anchors.new_zeros(len(self.anchors), dtype=_working(self.anchors))
         for some, best in zip(self.anchors.split(ROWS), cover.split(ROWS), strict=True):
             for each in points.split(ROWS) if len(points) else ():
@@ -45,10 +46,17 @@ class Kernel(ABC):
 class Gaussian(Kernel):
     """exp(-|a - b|^2 / width^2), without a half in the exponent, as the authors of MaxHerding have it  (Bae et al., 2024).
 
-    Args: width: above 0.
+    Args: width: above 0. Where it is far less than rows are long, products in single precision cannot tell what is within
+        it, and double is taken.
     """
 
     def __init__(self, points: Tensor, anchors: Tensor | None = None, width: float = 1.0) -> None:
+        longest = max(
+            (float(torch.linalg.vector_norm(some.float(), dim=1).max()) for some in points.split(ROWS) if len(some)),
+            default=0.0,
+        )
+        if width < _NARROW * longest:
+            points, anchors = points.double(), None if anchors is None else anchors.double()
         super().__init__(points, anchors)
         self.width = width
 
@@ -57,6 +65,9 @@ class Gaussian(Kernel):
         norm2, of_anchors = (torch.linalg.vector_norm(each, dim=1).square() for each in (points, anchors))
         dist2 = torch.addmm(of_anchors, points, anchors.T, alpha=-2).add_(norm2.unsqueeze(1)).clamp_min_(0)
         return dist2.mul_(-1 / self.width**2).exp_()
+
+
+_NARROW = 0.02
 
 
 class Cosine(Kernel):
@@ -136,33 +147,52 @@ def _gains(kernel: Kernel, rows: Tensor, weights: Tensor, cover: Tensor, work: C
 _TILE = 256  # rows at a time: their similarities with a block of anchors stay in cache
 
 
+class Cover:
+    """Which of N rows lie in a ball that was chosen, and what each ball would add to that: a counter a row, which falls as
+    the members of its ball are covered, so that all choices together take O(E).
+
+    Args:
+        balls: of the rows.
+        covered: (N,), rows that lie in a ball to begin with, as those around labels do.
+
+    Attributes:
+        adds: (N,), how many rows of its ball are not covered yet.
+        left: (N,), whether the row has not been chosen.
+    """
+
+    def __init__(self, balls: Balls, covered: Tensor) -> None:
+        self._balls, self._covered = balls, covered.clone()
+        self.left = torch.ones_like(covered)
+        owner = torch.repeat_interleave(torch.arange(len(covered), device=covered.device), balls.starts.diff())
+        self.adds = torch.bincount(owner[~covered[balls.members.long()]], minlength=len(covered))
+
+    def choose(self, row: Tensor) -> None:
+        """Take the ball of a row (1,)."""
+        new = self._balls.of(row)
+        new = new[~self._covered[new]]
+        self._covered[new] = True
+        losers = self._balls.of(new)
+        self.adds.index_add_(0, losers, torch.full_like(losers, -1))
+        self.left[row] = False
+
+
 def max_cover(balls: Balls, query_size: int, covered: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Greedily the rows whose balls hold most of what is in no ball yet. O(E) for all choices: a counter a row of what its
-    ball would add, which falls as its members are covered.
+    """Greedily the rows whose balls hold most of what is in no ball yet.
 
     Args:
         balls: of N rows.
         query_size: K.
-        covered: (N,), rows that lie in a ball to begin with, as those around labels do.
+        covered: (N,), rows that lie in a ball to begin with.
         generator: draws the rest where nothing is left to cover.
     Returns min(K, N) distinct rows, and how many each covered first. On a tie the lowest row wins.
     """
-    covered, free = covered.clone(), torch.ones_like(covered)
-    query_size = min(query_size, len(covered))
-    owner = torch.repeat_interleave(torch.arange(len(covered), device=covered.device), balls.starts.diff())
-    adds = torch.bincount(owner[~covered[balls.members.long()]], minlength=len(covered))
+    cover, query_size = Cover(balls, covered), min(query_size, len(covered))
     chosen, added = list[Tensor](), list[int]()
-    while len(chosen) < query_size and (best := int(adds.max())) > 0:
-        row = adds.argmax().unsqueeze(0)  # the first, where several cover as much
-        new = balls.of(row)
-        new = new[~covered[new]]
-        covered[new] = True
-        losers = balls.of(new)
-        adds.index_add_(0, losers, torch.full_like(losers, -1))
-        free[row] = False
-        chosen.append(row)
+    while len(chosen) < query_size and (best := int(cover.adds.max())) > 0:
+        chosen.append(cover.adds.argmax().unsqueeze(0))  # the first, where several cover as much
         added.append(best)
-    left = free.nonzero().squeeze(1)
+        cover.choose(chosen[-1])
+    left = cover.left.nonzero().squeeze(1)
     drawn = torch.randperm(len(left), generator=generator)[: query_size - len(chosen)].to(left.device)
     return torch.cat([*chosen, left[drawn]]), torch.tensor([*added, *[0] * len(drawn)])
 

@@ -127,6 +127,23 @@ def k_means(
     return centroids, assignment
 
 
+def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Generator) -> float:
+    """The largest radius at which this share of all balls holds rows of one class only, with the clusters of k-means for
+    classes: the rule of ProbCover  (Yehuda et al., 2022). A ball is pure up to the nearest row of another cluster, so that
+    the radius is a quantile of these distances.
+
+    Args: points (N, D); classes: clusters to make; purity: above 0, up to 1. Returns a radius; infinity for one cluster.
+    """
+    _, cluster = k_means(points, min(classes, len(points)), generator)
+    pure_until = torch.full((len(points),), torch.inf)
+    for each in cluster.unique():
+        own = cluster == each
+        if not own.all():
+            pure_until[own] = nearest(points[own], points[~own])[0].squeeze(1).sqrt()
+    impure = int((1 - purity) * len(points) + 1e-9)
+    return float(pure_until.sort().values[min(impure, len(points) - 1)])
+
+
 def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
     """The row of each cluster that is nearest to its centroid, the largest cluster first; distances by direct
     differences, the lowest row on a tie. Empty clusters are made up for by the rows farthest from the centroids.

@@ -11,6 +11,8 @@ from deepal.strategies.bayesian import (
     VariationRatio,
     VoteEntropy,
 )
+from deepal.strategies.clusters import TypiClust, WeightedKMeans
+from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans
 from deepal.strategies.gradient import BADGE
 from deepal.strategies.hybrid import PerGroup, Prefilter, Stochastic
@@ -26,18 +28,25 @@ __all__ = [
     "Choice",
     "ConsensusKL",
     "CoreSet",
+    "DCoM",
     "Entropy",
+    "FacilityLocation",
     "KMeans",
     "LeastConfidence",
     "Margin",
+    "MaxHerding",
     "MeanSTD",
     "PerGroup",
     "PredictiveEntropy",
     "Prefilter",
+    "ProbCover",
     "QueryStrategy",
     "Random",
     "Stochastic",
+    "TypiClust",
+    "UHerding",
     "VariationRatio",
     "View",
     "VoteEntropy",
+    "WeightedKMeans",
 ]

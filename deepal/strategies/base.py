@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,14 +19,16 @@ Needs = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class View:
-    """What a strategy may look at: the pool to choose from, and what is labeled already (with `target` and `cycle`)."""
+    """What a strategy may look at: the pool to choose from, what is labeled already (with `target` and `cycle`), and the
+    validation set (with `target`), which is empty where there is none."""
 
     pool: Signals
     labeled: Signals
+    holdout: Signals = field(default_factory=lambda: Signals.of({}))
 
     def take(self, rows: Tensor) -> "View":
         """The same view with only these rows in the pool."""
-        return View(self.pool.take(rows), self.labeled)
+        return replace(self, pool=self.pool.take(rows))
 
 
 @dataclass(frozen=True)
