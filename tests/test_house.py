@@ -57,7 +57,7 @@ PICTURE = {  # rooms that may know less than all that lies below
     },
 }
 OUTSIDE = {  # packages besides the standard library, where that is held small
-    "functional": {"torch", "faiss"},
+    "functional": {"torch", "faiss", "scipy"},
     "signals": {"torch"},
     "strategies": {"torch"},
     "nn": {"torch", "torchvision", "timm"},

@@ -24,6 +24,7 @@ def k_center(
     centers: Tensor,
     query_size: int,
     *,
+    ignore: int = 0,
     near: Tensor | None = None,
     work: Counter[str] | None = None,
 ) -> Tensor:
@@ -36,6 +37,7 @@ def k_center(
         points: (N, D), in memory or memory-mapped, of any precision.
         centers: (L, D), L = 0 allowed.
         query_size: K.
+        ignore: so many rows, the farthest at the time of each choice, are passed over: they may be outliers.
         near: (N,), for each row one of the centers that is near it, as an approximate search finds them. It changes no
             pick, and with many thousand centers it saves most of the time.
         work: gets what was done (see `Bounds`).
@@ -57,12 +59,14 @@ def k_center(
             bounds.lower_all(labeled.block(slice(None, None, max(1, len(labeled) // _SEEDS))))
         else:
             bounds.lower_by_pairs(labeled, near)
+        levels = tuple(level + ignore for level in _LEVELS)
         while bounds.room:
-            _farthest_first(bounds, None, -1.0, _LEVELS)
+            passed_over = min(ignore, len(points) - len(bounds.chosen) - 1)
+            _farthest_first(bounds, None, -1.0, levels, passed_over)
             if bounds.are_old:
                 bounds.renew()
             elif bounds.room:
-                _decide_tie(bounds)
+                _decide_tie(bounds, min(ignore, len(points) - len(bounds.chosen) - 1))
     return bounds.chosen
 
 
@@ -72,12 +76,12 @@ _LOOK = {"cpu": 1}  # choices before it is asked whether they hold; on other dev
 _LOOK_ELSEWHERE = 64
 
 
-def _farthest_first(bounds: Bounds, rows: Tensor | None, others: float, levels: tuple[int, ...]) -> None:
+def _farthest_first(bounds: Bounds, rows: Tensor | None, others: float, levels: tuple[int, ...], ignore: int) -> None:
     """Choose among rows, or among all, for as long as the farthest is farther than all other rows can be."""
     if rows is not None and len(levels) < 2:
         rows = bounds.update(rows, least=others)
     if rows is not None and not levels:
-        _spread(bounds, rows, others)
+        _spread(bounds, rows, others, ignore)
         return
     looked = None
     while bounds.room and not bounds.are_old:
@@ -85,17 +89,17 @@ def _farthest_first(bounds: Bounds, rows: Tensor | None, others: float, levels: 
         if best <= others or looked == (best, bounds.room):
             break
         looked = best, bounds.room
-        _farthest_first(bounds, some, max(rest, others), levels[1:])
+        _farthest_first(bounds, some, max(rest, others), levels[1:], ignore)
 
 
-def _spread(bounds: Bounds, rows: Tensor, others: float) -> None:
+def _spread(bounds: Bounds, rows: Tensor, others: float, ignore: int) -> None:
     """Choose among rows that are up to date, from all distances between them."""
     bounds.measure(rows)
     look = _LOOK.get(rows.device.type, _LOOK_ELSEWHERE)
     wide, upper, near, first = bounds.geometry.wide(rows), bounds.upper[rows], bounds.nears(rows), len(bounds)
     places, hold = [], []
-    for turn in range(min(bounds.room, len(rows))):
-        best, place = upper.max(0)  # the first, where several are as far
+    for turn in range(min(bounds.room, len(rows) - ignore)):
+        best, place = _farthest(upper, ignore)
         holds = best > others
         if turn % look == 0 and not holds:
             break
@@ -112,15 +116,28 @@ def _spread(bounds: Bounds, rows: Tensor, others: float) -> None:
         bounds.note(rows, upper, near)
 
 
-def _decide_tie(bounds: Bounds) -> None:
+def _farthest(dist2: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """The largest but for so many, and its place; the first, where several are as large."""
+    if not ignore:
+        best, place = dist2.max(0)
+        return best, place
+    ordered = dist2.sort(descending=True, stable=True)
+    return ordered.values[ignore], ordered.indices[ignore]
+
+
+def _decide_tie(bounds: Bounds, ignore: int) -> None:
     """Choose where more rows than are looked at together have the same bound, the largest of all; or find that some of
     them are nearer than that."""
-    bound = bounds.upper.max()
-    ties = (bounds.upper == bound).nonzero().squeeze(1)
+    bound = bounds.upper.topk(ignore + 1).values[-1]
+    ties = (bounds.upper >= bound).nonzero().squeeze(1)
     for some in ties.split(ROWS):
         bounds.measure(bounds.update(some))
-    rows = ties[bounds.upper[ties] == bound]
-    bounds.add(rows[: bounds.room if bound == 0 else 1])  # at 0, copies of centers are all that is left
+    ordered = bounds.upper[ties].sort(descending=True, stable=True)
+    if ordered.values[ignore] == bound:
+        count = (
+            bounds.room if bound == 0 else 1
+        )  # at 0, copies of centers are all that is left, but for what is passed over
+        bounds.add(ties[ordered.indices[ignore : ignore + count]])
 
 
 def _farthest_from_the_mean(points: Points) -> Tensor:

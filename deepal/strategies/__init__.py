@@ -13,7 +13,7 @@ from deepal.strategies.bayesian import (
 )
 from deepal.strategies.clusters import TypiClust, WeightedKMeans
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
-from deepal.strategies.diversity import CoreSet, KMeans
+from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
 from deepal.strategies.gradient import BADGE
 from deepal.strategies.hybrid import PerGroup, Prefilter, Stochastic
 from deepal.strategies.passive import Random
@@ -42,6 +42,7 @@ __all__ = [
     "ProbCover",
     "QueryStrategy",
     "Random",
+    "RobustCoreSet",
     "Stochastic",
     "TypiClust",
     "UHerding",

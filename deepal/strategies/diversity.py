@@ -1,10 +1,12 @@
 """Strategies that spread a query over the embedding space (`functional.coverage`, `functional.neighbors`)."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import torch
+from torch import Tensor
 
-from deepal.functional import coverage, neighbors
+from deepal.functional import coverage, neighbors, robust
 from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
 
 
@@ -16,7 +18,36 @@ class CoreSet(QueryStrategy):
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
-        return Choice(coverage.k_center(points, labeled, query_size))
+        return Choice(coverage.k_center(points, labeled, query_size, near=_near(points, labeled)))
+
+
+@dataclass(frozen=True)
+class RobustCoreSet(QueryStrategy):
+    """k-center that leaves out the farthest images, which may be outliers: to the optimum in small pools, farthest first
+    but for them in large ones (Sener & Savarese, 2018).
+
+    Args:
+        outliers: the share of the pool that may be left out, from 0 to less than 1, one image at least where it is not 0.
+        exact_up_to: so many images of a pool are searched for the optimum, by mixed-integer programming (some
+            seconds for 300).
+    """
+
+    outliers: float = 1e-4
+    exact_up_to: int = 300
+    needs = {"pool": ("embedding",), "labeled": ("embedding",)}
+    keeps_prefix = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.outliers < 1:
+            raise ValueError(f"RobustCoreSet(outliers={self.outliers}) must be a share, from 0 to less than 1.")
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
+        outliers = ceil(self.outliers * len(points))
+        if query_size < len(points) <= self.exact_up_to:
+            rows, radius, proven = robust.k_center(points, labeled, query_size, outliers)
+            return Choice(rows, notes={"radius": radius, "proven": float(proven)})
+        return Choice(coverage.k_center(points, labeled, query_size, ignore=outliers, near=_near(points, labeled)))
 
 
 @dataclass(frozen=True)
@@ -31,3 +62,13 @@ class KMeans(QueryStrategy):
         (points,) = one_a_sample(self, view.pool["embedding"])
         centroids, cluster = neighbors.k_means(points, query_size, generator)
         return Choice(neighbors.medoids(points, centroids, cluster))
+
+
+def _near(points: Tensor, labeled: Tensor) -> Tensor | None:
+    """For each row a labeled one that is near, where there are so many that to find it costs less than to go without."""
+    if len(labeled) < _MANY or not neighbors.can_approximate():
+        return None
+    return neighbors.nearest(points, labeled, 1, "ivf")[1].squeeze(1)
+
+
+_MANY = 20_000

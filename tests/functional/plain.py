@@ -5,8 +5,8 @@ import torch
 from deepal.functional.bounds import Bounds
 
 
-def k_center(points, centers, query_size):
-    """Farthest first, the lowest row on a tie."""
+def k_center(points, centers, query_size, ignore=0):
+    """Farthest first but for so many, the lowest row on a tie."""
 
     def dist2(place):
         return torch.cat([(some.double() - place.double()).square_().sum(-1) for some in points.split(2048)])
@@ -18,7 +18,8 @@ def k_center(points, centers, query_size):
     for _ in range(min(query_size, len(points))):
         far = nearest if len(centers) or chosen else dist2(points.double().mean(0))
         far = far.index_fill(0, torch.tensor(chosen, dtype=torch.long), -1)
-        chosen.append(int((far == far.max()).nonzero()[0]))
+        passed_over = min(ignore, len(points) - len(chosen) - 1) if len(centers) or chosen else 0
+        chosen.append(int(far.sort(descending=True, stable=True).indices[passed_over]))
         nearest = nearest.minimum(dist2(points[chosen[-1]]))
     return torch.tensor(chosen, dtype=torch.long)
 

@@ -234,6 +234,17 @@ def test_the_engine_chooses_what_the_definition_chooses(name, levels, monkeypatc
             assert coverage.k_center(points, points[:labeled], len(points), near=near).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("levels", [(20, 5, 2), (32768, 2048, 128)])
+@pytest.mark.parametrize("name", clouds())
+def test_what_is_passed_over_is_what_the_definition_passes_over(name, levels, monkeypatch):
+    monkeypatch.setattr(coverage, "_LEVELS", levels)
+    points = clouds()[name][:100]
+    for labeled in (0, 3):
+        for ignore in (1, 9):
+            expected = plain.k_center(points, points[:labeled], len(points), ignore)
+            assert coverage.k_center(points, points[:labeled], len(points), ignore=ignore).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("name", clouds())
 def test_choices_that_are_made_before_anyone_looks_are_the_same(name, monkeypatch):
     """As on a GPU, where to look is to wait."""
