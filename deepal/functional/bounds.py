@@ -96,14 +96,23 @@ class Bounds:
         """Let the bounds of all rows fall to where these centers put them, whatever else they have seen."""
         self.work["passes"] += 1
         for rows, block in self.geometry.blocks():
-            self._lower(torch.arange(rows.start, rows.stop, device=self.upper.device), block, centers)
+            self._lower(self._rows_of(rows), block, centers)
 
-    def lower_by_pairs(self, centers: Geometry, near: Tensor) -> None:
-        """Let the bound of each row fall to where one center puts it, by its number (N,)."""
-        self.work["passes"] += 1
-        for rows, block in self.geometry.blocks():
-            above = block.above_pairs(centers.block(near[rows]))
-            self.upper[rows] = torch.minimum(self.upper[rows], above.double().mul_(self.geometry.unit))
+    def lower_by_cells(self, cells: int) -> None:
+        """Let the bounds of all rows fall to where labeled rows of the same cell put them: some of these are pivots, and a
+        row belongs to the cell of the pivot that is nearest to it."""
+        assert self.labeled is not None
+        step = max(1, len(self.labeled) // cells)
+        pivots = self.labeled.block(slice(None, None, step))
+        cell_of_labeled = torch.cat([block.above(pivots).argmin(1) for _, block in self.labeled.blocks()])
+        cell_of_row = torch.cat([self._lower(self._rows_of(rows), block, pivots) for rows, block in self.geometry.blocks()])
+        if step == 1:
+            return
+        (order, sizes), (of_labeled, counts) = (_grouped(each, len(pivots)) for each in (cell_of_row, cell_of_labeled))
+        for rows, centers in zip(order.split(sizes), of_labeled.split(counts), strict=True):
+            for some in rows.split(ROWS) if len(rows) and len(centers) else ():
+                for few in centers.split(ROWS):
+                    self._lower(some, self.geometry.block(some), self.labeled.block(few))
 
     @property
     def are_old(self) -> bool:
@@ -125,15 +134,20 @@ class Bounds:
         for rows in ordered.indices[:count].sort().values.split(ROWS):
             self._lower(rows, self.geometry.block(rows), centers)
 
-    def _lower(self, rows: Tensor, block: Block, centers: Block) -> None:
-        """What is so near that products cannot tell how near is brought up to date with all centers."""
+    def _rows_of(self, rows: slice) -> Tensor:
+        return torch.arange(rows.start, rows.stop, device=self.upper.device)
+
+    def _lower(self, rows: Tensor, block: Block, centers: Block) -> Tensor:
+        """Returns which of these centers is nearest to each row, by number. What is so near that products cannot tell how
+        near is brought up to date with all centers."""
         self.work["products"] += len(block) * len(centers)
-        bound = block.above(centers).amin(1)
+        bound, nearest = block.above(centers).min(1)
         upper = torch.minimum(self.upper[rows], bound.double() * self.geometry.unit)
         self.upper[rows] = upper
         unclear = (bound <= _UNCLEAR * block.slack_within(bound)) & (upper > 0)
         if unclear.any():
             self.measure(self.update(rows[unclear]))
+        return nearest
 
     def update(self, rows: Tensor, least: float = -inf) -> Tensor:
         """Compare rows (R,) with all centers that they have not seen. A row whose bound falls to `least` or below may be
@@ -273,3 +287,8 @@ class Bounds:
 
 
 _PAIRS = 256  # exact distances at a time
+
+
+def _grouped(cell: Tensor, cells: int) -> tuple[Tensor, list[int]]:
+    """Rows by cell, one after another, and how many each has."""
+    return cell.sort(stable=True).indices, torch.bincount(cell, minlength=cells).tolist()

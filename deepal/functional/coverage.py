@@ -8,6 +8,7 @@ distances from differences, in double precision, say.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isqrt
 from typing import Literal
 
 import torch
@@ -25,7 +26,6 @@ def k_center(
     query_size: int,
     *,
     ignore: int = 0,
-    near: Tensor | None = None,
     work: Counter[str] | None = None,
 ) -> Tensor:
     """Greedy k-center, farthest first: repeatedly the row farthest from all centers so far  (Gonzalez, 1985).
@@ -38,8 +38,6 @@ def k_center(
         centers: (L, D), L = 0 allowed.
         query_size: K.
         ignore: so many rows, the farthest at the time of each choice, are passed over: they may be outliers.
-        near: (N,), for each row one of the centers that is near it, as an approximate search finds them. It changes no
-            pick, and with many thousand centers it saves most of the time.
         work: gets what was done (see `Bounds`).
     Returns min(K, N) rows, in the order of choice.
 
@@ -55,10 +53,8 @@ def k_center(
         if labeled is None:
             bounds.add(_farthest_from_the_mean(geometry))
             bounds.renew()
-        elif near is None:
-            bounds.lower_all(labeled.block(slice(None, None, max(1, len(labeled) // _SEEDS))))
         else:
-            bounds.lower_by_pairs(labeled, near)
+            bounds.lower_by_cells(max(_CELLS, isqrt(len(labeled))))
         levels = tuple(level + ignore for level in _LEVELS)
         while bounds.room:
             passed_over = min(ignore, len(points) - len(bounds.chosen) - 1)
@@ -70,7 +66,7 @@ def k_center(
     return bounds.chosen
 
 
-_SEEDS = 128  # labeled rows, about, that all others are compared with in the beginning
+_CELLS = 32  # at least, around labeled rows, of rows that are compared with each other in the beginning
 _LEVELS = (32768, 2048, 128)  # rows that are looked at together, of these, and of these
 _LOOK = {"cpu": 1}  # choices before it is asked whether they hold; on other devices, where to ask is to wait,
 _LOOK_ELSEWHERE = 64

@@ -47,13 +47,6 @@ class Block(NamedTuple):
         more = 1 + self.rounding
         return products.mul_(-2).add_(more * others.norm2).add_((more * self.norm2).unsqueeze(1))
 
-    def above_pairs(self, others: "Block") -> Tensor:
-        """What the squared distances of as many others, pair by pair, (R,), are at most."""
-        products = torch.ones_like(self.norm2)
-        for own, other in zip(self.factors, others.factors, strict=True):
-            products *= (own * other).sum(1)
-        return (1 + self.rounding) * (self.norm2 + others.norm2) - 2 * products
-
     def slack(self, norm2: Tensor) -> Tensor:
         """By how much what `above` says of rows may be too large, where the others have these squared norms."""
         return 2 * self.rounding * (self.norm2 + norm2)

@@ -169,11 +169,6 @@ _GROUP = 32  # references at a time, of which the nearest is found first
 _CELLS, _LINKS, _BREADTH = 16, 32, 64  # cells that are looked into; links a row, and rows kept in sight, of a graph
 
 
-def can_approximate() -> bool:
-    """Whether there is FAISS to search with."""
-    return _faiss() is not None
-
-
 def _is_finite(points: Tensor) -> bool:
     return all(bool(some.isfinite().all()) for some in points.split(ROWS))
 

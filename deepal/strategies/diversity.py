@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
-from torch import Tensor
 
 from deepal.functional import coverage, neighbors, robust
 from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
@@ -18,7 +17,7 @@ class CoreSet(QueryStrategy):
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
-        return Choice(coverage.k_center(points, labeled, query_size, near=_near(points, labeled)))
+        return Choice(coverage.k_center(points, labeled, query_size))
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class RobustCoreSet(QueryStrategy):
         if query_size < len(points) <= self.exact_up_to:
             rows, radius, proven = robust.k_center(points, labeled, query_size, outliers)
             return Choice(rows, notes={"radius": radius, "proven": float(proven)})
-        return Choice(coverage.k_center(points, labeled, query_size, ignore=outliers, near=_near(points, labeled)))
+        return Choice(coverage.k_center(points, labeled, query_size, ignore=outliers))
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,3 @@ class KMeans(QueryStrategy):
         (points,) = one_a_sample(self, view.pool["embedding"])
         centroids, cluster = neighbors.k_means(points, query_size, generator)
         return Choice(neighbors.medoids(points, centroids, cluster))
-
-
-def _near(points: Tensor, labeled: Tensor) -> Tensor | None:
-    """For each row a labeled one that is near, where there are so many that to find it costs less than to go without."""
-    if len(labeled) < _MANY or not neighbors.can_approximate():
-        return None
-    return neighbors.nearest(points, labeled, 1, "ivf")[1].squeeze(1)
-
-
-_MANY = 20_000
