@@ -223,7 +223,9 @@ def test_strategies_nest_by_short_names():
         "--strategy Prefilter --strategy.by Margin --strategy.then BADGE --strategy.then.first uniform --strategy.keep 50"
     )
     learner = parsed(*words.split(), "--oracle", "NoisyOracle", "--oracle.rate", "0.1")
-    assert repr(learner.strategy) == "Prefilter(by=Margin(), then=BADGE(first='uniform'), keep=50, factor=None)"
+    assert repr(learner.strategy) == (
+        "Prefilter(by=Margin(), then=BADGE(first='uniform', include_labeled=False, sketch=None), keep=50, factor=None)"
+    )
     assert isinstance(learner.strategy, Prefilter)
     assert learner.oracle == NoisyOracle(0.1)
 

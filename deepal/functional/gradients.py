@@ -53,3 +53,10 @@ def gradient_embedding(logit_gradient: Tensor, embedding: Tensor) -> Tensor:
     tensor([[-0.5000, -1.0000,  0.5000,  1.0000]])
     """
     return (logit_gradient.unsqueeze(-1) * embedding.unsqueeze(-2)).flatten(1)
+
+
+def random_directions(width: int, count: int, generator: torch.Generator) -> Tensor:
+    """Random signs over the root of how many there are, (width, count): a projection on these keeps squared distances on
+    average  (Johnson & Lindenstrauss, 1984; Achlioptas, 2003)."""
+    signs = torch.randint(2, (width, count), generator=generator) * 2 - 1
+    return signs.float() / count**0.5

@@ -14,13 +14,14 @@ from deepal.strategies.bayesian import (
 from deepal.strategies.clusters import TypiClust, WeightedKMeans
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
-from deepal.strategies.gradient import BADGE
+from deepal.strategies.gradient import BADGE, BAIT
 from deepal.strategies.hybrid import PerGroup, Prefilter, Stochastic
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
 __all__ = [
     "BADGE",
+    "BAIT",
     "BALD",
     "EPIG",
     "Acquisition",

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from deepal.functional import coverage
+from deepal.functional import coverage, fisher, gradients
 from deepal.functional.geometry import FactoredGradients
-from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
+from deepal.strategies.base import Choice, Needs, QueryStrategy, View, one_a_sample
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,77 @@ class BADGE(QueryStrategy):
     """k-means++ over the gradients that the predicted labels would give: uncertain rows are long, similar rows are close
     (Ash et al., 2020).
 
-    Args: first: how the first row is found: of largest gradient (the authors' code), uniformly, or by its squared norm.
+    Args:
+        first: how the first row is found: of largest gradient (the authors' code), uniformly, or by its squared norm.
+        include_labeled: whether labeled rows count as chosen already (in the paper a query knows nothing of them).
+        sketch: project the gradient by the logits on so many random directions, for thousands of classes; squared
+            distances are then right on average (Johnson & Lindenstrauss, 1984).
     """
 
     first: coverage.First = "max_norm"
-    needs = {"pool": ("logit_gradient", "embedding")}
+    include_labeled: bool = False
+    sketch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.sketch is not None and self.sketch < 1:
+            raise ValueError(f"BADGE(sketch={self.sketch}) must be at least 1.")
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        names = ("logit_gradient", "embedding")
+        return {"pool": names, "labeled": names} if self.include_labeled else {"pool": names}
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        geometry = FactoredGradients(*one_a_sample(self, *view.pool["logit_gradient", "embedding"]))
-        return Choice(coverage.d2_sampling(geometry, query_size, generator, self.first))
+        sets = [view.pool, view.labeled] if self.include_labeled else [view.pool]
+        factors = [one_a_sample(self, *each["logit_gradient", "embedding"]) for each in sets]
+        if self.sketch is not None:
+            directions = gradients.random_directions(factors[0][0].shape[1], self.sketch, generator)
+            factors = [(error @ directions, embedding) for error, embedding in factors]
+        geometry = FactoredGradients(*factors[0])
+        labeled = geometry.beside(*factors[1]) if self.include_labeled else None
+        return Choice(coverage.d2_sampling(geometry, query_size, generator, self.first, labeled=labeled))
+
+
+@dataclass(frozen=True)
+class BAIT(QueryStrategy):
+    """The rows whose Fisher information, of the last layer, leaves least uncertain of the whole pool: more than are wanted
+    are chosen, and then those are left out that are missed least (Ash et al., 2021).
+
+    It holds matrices of the square of classes times features: for more than some hundred features give a `width`. A choice
+    takes N (D C^2 + C^3) operations, so for hundreds of classes put a `Prefilter` before it.
+
+    Args:
+        width: project features on so many of their principal directions.
+        regularization: of what is known, times the identity.
+        oversample: so many times the query size are chosen at first.
+    """
+
+    width: int | None = None
+    regularization: float = 1.0
+    oversample: int = 2
+    needs = {"pool": ("probs", "embedding"), "labeled": ("probs", "embedding")}
+    keeps_prefix = False
+
+    def __post_init__(self) -> None:
+        if not self.regularization > 0 or self.oversample < 1 or (self.width is not None and self.width < 1):
+            raise ValueError(f"{self!r} needs a regularization above 0, and an oversample and a width of at least 1.")
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        probs, embedding = one_a_sample(self, *view.pool["probs", "embedding"])
+        labeled_probs, labeled = one_a_sample(self, *view.labeled["probs", "embedding"])
+        if self.width is not None and self.width < embedding.shape[1]:
+            directions = fisher.principal_directions(embedding, self.width)
+            embedding, labeled = embedding @ directions, labeled @ directions
+        classes, width = probs.shape[1], embedding.shape[1]
+        if classes * width > _WIDEST:
+            raise ValueError(
+                f"{self!r} would hold matrices of {classes * width:,} x {classes * width:,}, of {classes} classes times "
+                f"{width} features; give it width={_WIDEST // classes} or less."
+            )
+        rows, objectives = fisher.bait(
+            embedding, probs, labeled, labeled_probs, query_size, self.regularization, self.oversample
+        )
+        return Choice(rows, notes={"objective": objectives[-1]})
+
+
+_WIDEST = 10_240  # 840 MB for each of five matrices

@@ -1,0 +1,157 @@
+"""Choosing rows by the Fisher information of the last layer: BAIT  (Ash et al., 2021). N rows, C classes, D features.
+
+For a linear head the information in a row with probabilities p and features h is  P (x) h h^T,  P = diag(p) - p p^T,  a
+matrix of CD x CD of rank C - 1. Rows are chosen so that  tr(M^-1 F)  is small, with M what is known (a prior, the labeled
+rows and those chosen) and F the mean over all rows: it bounds the error that is left.
+
+What one row would change is a matter of two matrices of C x C a row, G = (I (x) h)^T M^-1 (I (x) h)  and, with F between
+two inverses, H: to add or remove a row changes these for all others by products with C^2 columns, so that nothing of
+CD x CD is multiplied with every row for every choice.
+"""
+
+import torch
+from torch import Tensor
+
+from deepal.functional.geometry import ROWS
+
+
+class Information:
+    """What is known of a linear head, and what each row would add.
+
+    Args:
+        embedding: (N, D), rows that can be added.
+        probs: (N, C), of these.
+        known: M at first, (CD, CD), fp64, symmetric, positive definite.
+        wanted: F, (CD, CD), fp64.
+        weight: how much of its information a row adds.
+    """
+
+    def __init__(self, embedding: Tensor, probs: Tensor, known: Tensor, wanted: Tensor, weight: float) -> None:
+        self.embedding, self.probs, self.weight = embedding, probs, weight
+        self._inverse = torch.linalg.inv(known)
+        self._between = self._inverse @ wanted @ self._inverse
+        self._g, self._h = (self._within(each) for each in (self._inverse, self._between))
+        self.objective = float((self._inverse * wanted).sum())
+
+    def changes(self, rows: Tensor, sign: int = 1) -> Tensor:
+        """By how much the objective changes where a row is added (sign 1, not positive) or removed (-1), (n,)."""
+        return torch.cat([(self._core(some, sign) * self._h[some]).sum((1, 2)) for some in rows.split(ROWS)])
+
+    def add(self, row: Tensor, sign: int = 1) -> None:
+        """Add a row (1,), or with sign -1 remove one that was added."""
+        core, inner = self._core(row, sign)[0], self._h[row[0]].double()
+        self.objective += float((core * inner).sum())
+        columns = torch.kron(
+            torch.eye(self.probs.shape[1], dtype=torch.float64), self.embedding[row].double().reshape(-1, 1)
+        )
+        inverse, between = self._inverse @ columns, self._between @ columns  # (CD, C)
+        middle = core @ inner @ core
+        cross = inverse @ core @ between.T
+        self._inverse += inverse @ core @ inverse.T
+        self._between += cross + cross.T + inverse @ middle @ inverse.T
+        for start in range(0, len(self.embedding), ROWS):
+            some = slice(start, start + ROWS)
+            one, other = (self._against(some, each) for each in (inverse, between))  # (n, C, C)
+            change = one @ core.to(one) @ other.mT
+            self._h[some] += change + change.mT + one @ middle.to(one) @ one.mT
+            self._g[some] += one @ core.to(one) @ one.mT
+
+    def _core(self, rows: Tensor, sign: int) -> Tensor:
+        """- (I + w P G)^-1 w P  for each row, (n, C, C): the matrix in the middle of Woodbury's identity."""
+        probs = self.probs[rows].double()
+        own = sign * self.weight * (torch.diag_embed(probs) - probs.unsqueeze(2) * probs.unsqueeze(1))
+        return -torch.linalg.solve(torch.eye(probs.shape[1], dtype=torch.float64) + own @ self._g[rows].double(), own)
+
+    def _within(self, matrix: Tensor) -> Tensor:
+        """(I (x) h)^T A (I (x) h) for each row, (N, C, C)."""
+        classes, width = self.probs.shape[1], self.embedding.shape[1]
+        parts = matrix.to(self.embedding.dtype).reshape(classes, width, classes, width)
+        found = self.embedding.new_empty(len(self.embedding), classes, classes)
+        for some, place in zip(self.embedding.split(ROWS), found.split(ROWS), strict=True):
+            for one in range(classes):
+                for other in range(one, classes):
+                    place[:, one, other] = ((some @ parts[one, :, other]) * some).sum(1)
+                    place[:, other, one] = place[:, one, other]
+        return found
+
+    def _against(self, rows: slice, columns: Tensor) -> Tensor:
+        """(I (x) h)^T U for each row, with U of shape (CD, C): (n, C, C)."""
+        classes, width = self.probs.shape[1], self.embedding.shape[1]
+        by_class = columns.to(self.embedding.dtype).reshape(classes, width, -1).transpose(0, 1).reshape(width, -1)
+        return (self.embedding[rows] @ by_class).reshape(-1, classes, columns.shape[1])
+
+
+def information(embedding: Tensor, probs: Tensor) -> Tensor:
+    """The Fisher information of all rows together, (CD, CD), fp64: the sum of (diag p - p p^T) (x) h h^T.
+
+    >>> information(torch.tensor([[2.0]]), torch.tensor([[0.5, 0.5]]))
+    tensor([[ 1., -1.],
+            [-1.,  1.]], dtype=torch.float64)
+    """
+    classes, width = probs.shape[1], embedding.shape[1]
+    total = torch.zeros(classes, width, classes, width, dtype=torch.float64, device=embedding.device)
+    for some, of in zip(embedding.split(ROWS), probs.to(embedding.dtype).split(ROWS), strict=True):
+        for one in range(classes):
+            for other in range(one, classes):
+                weight = of[:, one] * (float(one == other) - of[:, other])
+                part = ((some * weight.unsqueeze(1)).T @ some).double()
+                total[one, :, other] += part
+                if one != other:
+                    total[other, :, one] += part
+    return total.reshape(classes * width, classes * width)
+
+
+def principal_directions(embedding: Tensor, width: int) -> Tensor:
+    """The directions in which features have the largest second moments, (D, width), orthonormal, each with its largest
+    entry positive.
+
+    Args: embedding (N, D); width: at most D.
+    """
+    moments = sum(some.double().T @ some.double() for some in embedding.split(ROWS))
+    directions = torch.linalg.eigh(moments).eigenvectors[:, -width:].flip(1)
+    signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    return (directions * signs).to(embedding.dtype)
+
+
+def bait(
+    embedding: Tensor,
+    probs: Tensor,
+    labeled_embedding: Tensor,
+    labeled_probs: Tensor,
+    query_size: int,
+    regularization: float = 1.0,
+    oversample: int = 2,
+) -> tuple[Tensor, list[float]]:
+    """Greedily the rows after which tr(M^-1 F) is smallest: more than are wanted, one after another, and then without those
+    that are missed least  (Ash et al., 2021, whose code weighs labeled rows by 1 / (L + K) each, and rows to add by
+    K / (L + K)).
+
+    Args:
+        embedding: (N, D); probs: (N, C).
+        labeled_embedding: (L, D); labeled_probs: (L, C), as the model predicts them.
+        query_size: K.
+        regularization: times the identity, of M.
+        oversample: so many times K rows are chosen at first.
+    Returns min(K, N) rows, in the order of choice, and the objective at first and after each step.
+    """
+    count, labels = min(query_size, len(embedding)), len(labeled_embedding)
+    share = query_size / max(1, labels + query_size)
+    known = regularization * torch.eye(probs.shape[1] * embedding.shape[1], dtype=torch.float64)
+    wanted = information(embedding, probs)
+    if labels:
+        of_labeled = information(labeled_embedding, labeled_probs)
+        wanted, known = wanted + of_labeled, known + of_labeled / (labels + query_size)
+    state = Information(embedding, probs, known, wanted / (len(embedding) + labels), share)
+    chosen, objectives = list[Tensor](), [state.objective]
+    left = torch.ones(len(embedding), dtype=torch.bool)
+    for _ in range(min(oversample * count, len(embedding))):
+        rows = left.nonzero().squeeze(1)
+        chosen.append(rows[state.changes(rows).argmin()].unsqueeze(0))
+        left[chosen[-1]] = False
+        state.add(chosen[-1])
+        objectives.append(state.objective)
+    while len(chosen) > count:
+        least = int(state.changes(torch.cat(chosen), sign=-1).argmin())
+        state.add(chosen.pop(least), sign=-1)
+        objectives.append(state.objective)
+    return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long), objectives
