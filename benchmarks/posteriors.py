@@ -3,31 +3,21 @@
     pip install -e ".[peers]"
     python benchmarks/posteriors.py --root DATA      # DATA holds MNIST in torchvision's layout
 
-Each side of a pair does its work in a process of its own, one thread, and says its CPU-seconds (user and system) and the
-most memory that it held beyond what it held when the work began; the sides alternate, and medians are printed. Ratios are
-theirs over ours.
+Sides and ratios are as in `pairs.py`.
 """
 
-import argparse
 import contextlib
 import io
-import json
-import logging
-import platform
-import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import pairs
 import torch
 from torch import nn
 
 from deepal.data import MNIST
 from deepal.functional import joint
-from deepal.meter import Meter
 from deepal.modules import Classifier, Ensemble
 from deepal.nn import MLP, GalCNN, ResNet18
 from deepal.nn.together import Side
@@ -194,51 +184,5 @@ ROWS = [
 ]
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="data", help="the folder that holds MNIST")
-    parser.add_argument("--pairs", type=int, default=1, help="how often each pair is measured")
-    parser.add_argument("--side", choices=SIDES, help="measure one side, and print it as JSON")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    if options.side:
-        measure(SIDES[options.side](options.root))
-        return
-    draw(options.root)
-    print(f"{platform.machine()}, torch {torch.__version__}, 1 thread\n")
-    print("| workload | ours [CPU-s] | theirs | ratio | ours [MiB] | theirs |\n|---|---|---|---|---|---|")
-    for name, *sides in ROWS:
-        found = [[json.loads(alone(side, options.root)) for side in sides] for _ in range(options.pairs)]
-        seconds = [statistics.median(pair[i]["seconds"] for pair in found) for i in (0, 1)]
-        memory = [max(pair[i]["memory"] for pair in found) / 2**20 for i in (0, 1)]
-        ratio = statistics.median(pair[1]["seconds"] / pair[0]["seconds"] for pair in found)
-        print(
-            f"| {name} | {seconds[0]:.2f} | {seconds[1]:.2f} | {ratio:.1f} | {memory[0]:.0f} | {memory[1]:.0f} |",
-            flush=True,
-        )
-        for side, each in zip(sides, found[0], strict=True):
-            if each["said"]:
-                print(f"|   {side}: {each['said']} | | | | | |", flush=True)
-    Path(DRAWN).unlink()
-
-
-def alone(side: str, root: str) -> str:
-    """What a process that does this side's work says."""
-    command = [sys.executable, __file__, "--root", root, "--side", side]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-
-
-def measure(work: Callable[[], Any]) -> None:
-    """Do it, and print its CPU-seconds, and bytes held beyond what was held before."""
-    meter = Meter(torch.device("cpu"))
-    before = meter.peak_memory()["process"]
-    with meter.phase("work"):
-        said = work()
-    said = said if isinstance(said, dict) else None
-    print(json.dumps({"seconds": meter.seconds["cpu"], "memory": meter.peak_memory()["process"] - before, "said": said}))
-
-
 if __name__ == "__main__":
-    main()
+    pairs.main(__doc__ or "", SIDES, ROWS, draw)

@@ -102,12 +102,9 @@ class Bounds:
         """Let the bounds of all rows fall to where labeled rows of the same cell put them: some of these are pivots, and a
         row belongs to the cell of the pivot that is nearest to it."""
         assert self.labeled is not None
-        step = max(1, len(self.labeled) // cells)
-        pivots = self.labeled.block(slice(None, None, step))
+        pivots = self.labeled.block(slice(None, None, max(1, len(self.labeled) // cells)))
         cell_of_labeled = torch.cat([block.above(pivots).argmin(1) for _, block in self.labeled.blocks()])
         cell_of_row = torch.cat([self._lower(self._rows_of(rows), block, pivots) for rows, block in self.geometry.blocks()])
-        if step == 1:
-            return
         (order, sizes), (of_labeled, counts) = (_grouped(each, len(pivots)) for each in (cell_of_row, cell_of_labeled))
         for rows, centers in zip(order.split(sizes), of_labeled.split(counts), strict=True):
             for some in rows.split(ROWS) if len(rows) and len(centers) else ():
@@ -124,12 +121,11 @@ class Bounds:
         """Lower bounds by the centers that have joined since: all, or the largest, which make up this part of the sum."""
         centers = self._centers.take(slice(self._renewed, self._count))
         self._renewed, self._spent = self._count, 0.0
-        if mass == 1:
+        ordered = self.upper.clamp_min(0).sort(descending=True, stable=True) if mass < 1 else None
+        count = len(self.upper) if ordered is None else _first_with(ordered.values, mass)
+        if ordered is None or count > len(self.upper) / 2:  # all of them, in order, cost less than half of them at random
             self.lower_all(centers)
             return
-        ordered = self.upper.clamp_min(0).sort(descending=True, stable=True)
-        cumulative = ordered.values.cumsum(0)
-        count = int((cumulative < mass * cumulative[-1]).sum()) + 1
         self.work["passes"] += 1
         for rows in ordered.indices[:count].sort().values.split(ROWS):
             self._lower(rows, self.geometry.block(rows), centers)
@@ -287,6 +283,12 @@ class Bounds:
 
 
 _PAIRS = 256  # exact distances at a time
+
+
+def _first_with(values: Tensor, mass: float) -> int:
+    """How many of the first values make up a part of the sum of all."""
+    cumulative = values.cumsum(0)
+    return int((cumulative < mass * cumulative[-1]).sum()) + 1
 
 
 def _grouped(cell: Tensor, cells: int) -> tuple[Tensor, list[int]]:

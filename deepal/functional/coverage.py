@@ -53,8 +53,10 @@ def k_center(
         if labeled is None:
             bounds.add(_farthest_from_the_mean(geometry))
             bounds.renew()
+        elif len(labeled) <= _FEW:
+            bounds.lower_all(labeled.block(slice(None, None, max(1, len(labeled) // _PIVOTS))))
         else:
-            bounds.lower_by_cells(max(_CELLS, isqrt(len(labeled))))
+            bounds.lower_by_cells(isqrt(len(labeled)))
         levels = tuple(level + ignore for level in _LEVELS)
         while bounds.room:
             passed_over = min(ignore, len(points) - len(bounds.chosen) - 1)
@@ -66,7 +68,8 @@ def k_center(
     return bounds.chosen
 
 
-_CELLS = 32  # at least, around labeled rows, of rows that are compared with each other in the beginning
+_PIVOTS = 128  # labeled rows, about, that all others are compared with in the beginning
+_FEW = 2048  # labeled rows: with more, cells are worth their while
 _LEVELS = (32768, 2048, 128)  # rows that are looked at together, of these, and of these
 _LOOK = {"cpu": 1}  # choices before it is asked whether they hold; on other devices, where to ask is to wait,
 _LOOK_ELSEWHERE = 64

@@ -67,6 +67,7 @@ class Geometry(ABC):
         self.device = factors[0].device
         self.width = sum(factor.shape[1] for factor in factors)
         self.rounding = (self.width + 8) * 2.0**-24  # a half in the last place, D times
+        self._norm2: Tensor | None = None  # of all blocks, once they have been gone through
 
     def __len__(self) -> int:
         return len(self.factors[0])
@@ -74,7 +75,7 @@ class Geometry(ABC):
     def beside(self, *factors: Tensor) -> Self:
         """Other rows in the same place and scale, so that blocks of both can be compared."""
         other = copy(self)
-        other.factors = factors
+        other.factors, other._norm2 = factors, None
         return other
 
     @property
@@ -83,8 +84,8 @@ class Geometry(ABC):
         """What a squared distance of 1 between blocks is."""
 
     @abstractmethod
-    def block(self, rows: Tensor | slice) -> Block:
-        """Some rows."""
+    def moved(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        """The factors of some rows in single precision, moved and scaled so that squared distances keep their digits."""
 
     @staticmethod
     @abstractmethod
@@ -95,6 +96,13 @@ class Geometry(ABC):
         """Some rows in double precision, as they are."""
         return tuple(_taken(factor, rows).double() for factor in self.factors)
 
+    def block(self, rows: Tensor | slice) -> Block:
+        """Some rows."""
+        factors = self.moved(rows)
+        if self._norm2 is not None:
+            return Block(factors, _taken(self._norm2, rows), self.rounding)
+        return Block(factors, math.prod(torch.linalg.vector_norm(each, dim=1) for each in factors).square_(), self.rounding)
+
     def norm2(self, rows: Tensor | slice = slice(None)) -> Tensor:
         """Squared norms of rows, (n,), fp64."""
         norm2 = torch.ones((), dtype=torch.float64, device=self.device)
@@ -104,15 +112,17 @@ class Geometry(ABC):
 
     def longest(self) -> Tensor:
         """The row of largest norm, the lowest on a tie, (1,)."""
-        parts = zip(*(factor.split(ROWS) for factor in self.factors), strict=True)
-        norms = [[torch.linalg.vector_norm(factor.float(), dim=1).double() for factor in part] for part in parts]
-        norm = torch.cat([math.prod(each) for each in norms])
-        long = (norm >= norm.max() * (1 - 4 * self.rounding)).nonzero().squeeze(1)
-        norm2 = self.norm2(long)
-        return long[(norm2 == norm2.max()).nonzero()[0]]
+        norm2 = torch.cat([self.length2(block) for _, block in self.blocks()])
+        long = (norm2 >= norm2.max() * (1 - 8 * self.rounding)).nonzero().squeeze(1)
+        return long[self.norm2(long).argmax()].unsqueeze(0)
+
+    def length2(self, block: Block) -> Tensor:
+        """Squared norms of rows, (R,), in the block's unit, as single precision has them."""
+        return block.norm2
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
         """All rows, some at a time. Raises ValueError where rows are too long to be compared."""
+        norm2 = []
         for start in range(0, len(self), ROWS):
             rows = slice(start, min(start + ROWS, len(self)))
             block = self.block(rows)
@@ -121,7 +131,9 @@ class Geometry(ABC):
                     f"of rows {rows.start} to {rows.stop - 1} some are so much longer than the others that single "
                     f"precision cannot hold both; see what they are, or normalise the features."
                 )
+            norm2.append(block.norm2)
             yield rows, block
+        self._norm2 = torch.cat(norm2) if norm2 else None
 
 
 class Points(Geometry):
@@ -143,12 +155,17 @@ class Points(Geometry):
     def unit(self) -> float:
         return self._scale**-2
 
-    def block(self, rows: Tensor | slice) -> Block:
+    def moved(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
         moved = _taken(self.factors[0], rows)
         if self.origin is not None:
             moved = moved.to(self.origin.dtype) - self.origin
-        moved = _scaled(moved, self._scale)
-        return Block((moved,), torch.linalg.vector_norm(moved, dim=1).square_(), self.rounding)
+        return (_scaled(moved, self._scale),)
+
+    def length2(self, block: Block) -> Tensor:
+        if self.origin is None:
+            return block.norm2
+        origin = _scaled(self.origin, self._scale)
+        return torch.linalg.vector_norm(block.factors[0] + origin, dim=1).square()
 
     @staticmethod
     def dist2(one: Wide, other: Wide) -> Tensor:
@@ -171,10 +188,8 @@ class FactoredGradients(Geometry):
     def unit(self) -> float:
         return (self._scales[0] * self._scales[1]) ** -2
 
-    def block(self, rows: Tensor | slice) -> Block:
-        factors = [_scaled(_taken(factor, rows), scale) for factor, scale in zip(self.factors, self._scales, strict=True)]
-        norms = [torch.linalg.vector_norm(factor, dim=1) for factor in factors]
-        return Block(tuple(factors), (norms[0] * norms[1]).square_(), self.rounding)
+    def moved(self, rows: Tensor | slice) -> tuple[Tensor, ...]:
+        return tuple(_scaled(_taken(factor, rows), scale) for factor, scale in zip(self.factors, self._scales, strict=True))
 
     @staticmethod
     def dist2(one: Wide, other: Wide) -> Tensor:

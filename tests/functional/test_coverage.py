@@ -231,6 +231,15 @@ def test_the_engine_chooses_what_the_definition_chooses(name, levels, monkeypatc
         assert coverage.k_center(points, points[:labeled], len(points)).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("name", clouds())
+def test_to_begin_in_cells_changes_no_choice(name, monkeypatch):
+    points = clouds()[name]
+    monkeypatch.setattr(coverage, "_FEW", 0)
+    for labeled in (1, 40, len(points)):
+        expected = plain.k_center(points, points[:labeled], 50)
+        assert coverage.k_center(points, points[:labeled], 50).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("levels", [(20, 5, 2), (32768, 2048, 128)])
 @pytest.mark.parametrize("name", clouds())
 def test_what_is_passed_over_is_what_the_definition_passes_over(name, levels, monkeypatch):
