@@ -209,5 +209,5 @@ class Learner:
             if self.initial.heeds_budget:
                 preflight.refuse_bad_settings(self, first=labels, pool=len(self.data.candidates))
             books.declare(config, first)
-        books.take_in(preflight.environment(trainer, self.threads, processes))
+        books.take_in(preflight.environment(trainer.strategy.root_device, self.threads, processes))
         books.read(lambda: alone.rehearse(trainer, module))

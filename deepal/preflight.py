@@ -296,9 +296,8 @@ def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def environment(trainer: Trainer, threads: int, processes: int) -> dict[str, Any]:
+def environment(device: torch.device, threads: int, processes: int) -> dict[str, Any]:
     """Where and with what a process takes up a run, and whether it can be repeated bit for bit there."""
-    device = trainer.strategy.root_device
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
