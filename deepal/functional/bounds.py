@@ -188,7 +188,7 @@ class Bounds:
         """What the squared distances of rows are at least, and at most, compared with all centers."""
         self.update(rows)
         slack = self._slack(rows)
-        unclear = self.upper[rows] <= _UNCLEAR * slack
+        unclear = self.upper[rows] <= slack
         self.measure(rows[unclear])
         return self.upper[rows] - slack.masked_fill_(unclear, 0), self.upper[rows]
 

@@ -104,7 +104,8 @@ def _spread(bounds: Bounds, rows: Tensor, others: float, ignore: int) -> None:
             break
         dist2 = bounds.geometry.dist2(wide, tuple(factor[place] for factor in wide))
         dist2[place] = -1
-        dist2.masked_fill_(~holds, torch.inf)
+        if look > 1:
+            dist2.masked_fill_(~holds, torch.inf)
         near = torch.where(dist2 < upper, first + turn, near)
         upper = torch.minimum(upper, dist2)
         places.append(place)

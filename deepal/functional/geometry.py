@@ -52,8 +52,9 @@ class Block(NamedTuple):
         return 2 * self.rounding * (self.norm2 + norm2)
 
     def slack_within(self, dist2: Tensor) -> Tensor:
-        """The same for others that are not farther than these squared distances, whose norms are limited by that."""
-        return 2 * self.rounding * (3 * self.norm2 + 2 * dist2)
+        """The same for others that are not farther than these squared distances, whose norms are limited by that; and a
+        hundredth more, for distances that are above these by as much."""
+        return 2.02 * self.rounding * (3 * self.norm2 + 2 * dist2)
 
 
 class Geometry(ABC):
