@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ Row = tuple[str, str, str]
 """What is done, our side, theirs."""
 
 
-def main(doc: str, sides: dict[str, Callable[[str], Work]], rows: Sequence[Row], prepare: Callable[[str], None]) -> None:
+def main(doc: str, sides: dict[str, Callable[[str], Work]], rows: Sequence[Row], prepare: Callable[[str], Path]) -> None:
     """Measure, and print a table. Args: sides: by name, what makes a side ready, given the folder of the data; prepare:
-    is called once, before all."""
+    is called once, before all, and returns the file that it has written, which goes in the end."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data", help="the folder that holds MNIST")
     parser.add_argument("--pairs", type=int, default=1, help="how often each pair is measured")
@@ -35,7 +36,7 @@ def main(doc: str, sides: dict[str, Callable[[str], Work]], rows: Sequence[Row],
     if options.side:
         measure(sides[options.side](options.root))
         return
-    prepare(options.root)
+    prepared = prepare(options.root)
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread\n")
     print("| workload | ours [CPU-s] | theirs | ratio | ours [MiB] | theirs |\n|---|---|---|---|---|---|")
     for name, *pair in rows:
@@ -55,6 +56,7 @@ def main(doc: str, sides: dict[str, Callable[[str], Work]], rows: Sequence[Row],
         for side, each in zip(pair, said, strict=True):
             if each:
                 print(f"|   {side}: {', '.join(f'{key} {value}' for key, value in each.items())} | | | | | |", flush=True)
+    prepared.unlink()
 
 
 def alone(side: str, root: str) -> str:

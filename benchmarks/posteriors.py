@@ -10,6 +10,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pairs
@@ -30,7 +31,7 @@ from deepal.task import Task
 
 IMAGES, SAMPLES = 10_000, 10_000
 DROPPED = partial(ResNet18, dropout=0.5)
-DRAWN = "draws.pt"
+DRAWN = Path("draws.pt")
 
 
 def classifier(root: str, backbone: Any, labels: int = 0, **options: Any) -> tuple[Classifier, MNIST]:
@@ -94,11 +95,12 @@ def passes(root: str, draws: int, images: int) -> Callable[[], Any]:
 # BatchBALD
 
 
-def draw(root: str) -> None:
+def draw(root: str) -> Path:
     """Write draws of a network that has learned from 100 labels."""
     module, data = classifier(root, GalCNN, labels=100, posterior=MCDropout(100))
     drawn = Scan(module, data, torch.device("cpu")).read(torch.arange(IMAGES), ("mc_probs",))["mc_probs"]
     torch.save(drawn, DRAWN)
+    return DRAWN
 
 
 def lazy(query_size: int) -> Callable[[], Any]:

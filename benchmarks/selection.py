@@ -28,7 +28,7 @@ LABELS, POOL, WIDTH = 1000, 50_000, 512
 FEATURES = Path(tempfile.gettempdir()) / "deepal-selection.pt"
 
 
-def learn(root: str) -> None:
+def learn(root: str) -> Path:
     """Write the features and logits of the pool, and the features of what is labeled."""
     data = MNIST(root, download=False)
     images = ((data.data.float() / 255 - 0.1307) / 0.3081).flatten(1)
@@ -45,6 +45,7 @@ def learn(root: str) -> None:
         features = hidden(images)
         pool, labeled = features[order[LABELS : LABELS + POOL]], features[order[:LABELS]]
         torch.save({"pool": pool, "labeled": labeled, "logits": head(pool)}, FEATURES)
+    return FEATURES
 
 
 @cache

@@ -59,20 +59,19 @@ def k_center(
             bounds.lower_by_cells(isqrt(len(labeled)))
         levels = tuple(level + ignore for level in _LEVELS)
         while bounds.room:
-            passed_over = min(ignore, len(points) - len(bounds.chosen) - 1)
-            _farthest_first(bounds, None, -1.0, levels, passed_over)
+            _farthest_first(bounds, None, -1.0, levels, ignore)
             if bounds.are_old:
                 bounds.renew()
             elif bounds.room:
-                _decide_tie(bounds, min(ignore, len(points) - len(bounds.chosen) - 1))
+                _decide_tie(bounds, ignore)
     return bounds.chosen
 
 
 _PIVOTS = 128  # labeled rows, about, that all others are compared with in the beginning
 _FEW = 2048  # labeled rows: with more, cells are worth their while
 _LEVELS = (32768, 2048, 128)  # rows that are looked at together, of these, and of these
-_LOOK = {"cpu": 1}  # choices before it is asked whether they hold; on other devices, where to ask is to wait,
-_LOOK_ELSEWHERE = 64
+_LOOK = {"cpu": 1}  # choices before it is asked whether they hold
+_LOOK_ELSEWHERE = 64  # on other devices, where to ask is to wait
 
 
 def _farthest_first(bounds: Bounds, rows: Tensor | None, others: float, levels: tuple[int, ...], ignore: int) -> None:
@@ -126,17 +125,16 @@ def _farthest(dist2: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
 
 
 def _decide_tie(bounds: Bounds, ignore: int) -> None:
-    """Choose where more rows than are looked at together have the same bound, the largest of all; or find that some of
-    them are nearer than that."""
+    """Choose where more rows than are looked at together have the same bound, the largest of all, or where no more are left
+    than may be passed over; or find that some of them are nearer than that."""
+    ignore = min(ignore, len(bounds.upper) - len(bounds.chosen) - 1)
     bound = bounds.upper.topk(ignore + 1).values[-1]
     ties = (bounds.upper >= bound).nonzero().squeeze(1)
     for some in ties.split(ROWS):
         bounds.measure(bounds.update(some))
     ordered = bounds.upper[ties].sort(descending=True, stable=True)
     if ordered.values[ignore] == bound:
-        count = (
-            bounds.room if bound == 0 else 1
-        )  # at 0, copies of centers are all that is left, but for what is passed over
+        count = bounds.room if bound == 0 else 1  # at 0 all that is left, but for what is passed over, are copies
         bounds.add(ties[ordered.indices[ignore : ignore + count]])
 
 

@@ -117,11 +117,12 @@ def k_means(
             drawn as if all counted as much.
     Returns centroids (k, D) and the cluster of each point (N,).
     """
-    centroids = points[coverage.d2_sampling(Points(points), k, generator, first="uniform")].float()
-    assignment = _assigned(points, centroids)
+    geometry = Points(points)
+    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")].float()
+    assignment = _assigned(geometry, centroids)
     for _ in range(iterations):
         centroids = _means(points, assignment, centroids, weights)
-        previous, assignment = assignment, _assigned(points, centroids)
+        previous, assignment = assignment, _assigned(geometry, centroids)
         if torch.equal(previous, assignment):
             break
     return centroids, assignment
@@ -228,9 +229,8 @@ def _approximately(references: Points, k: int, kind: Index) -> Callable[[Block],
     return search
 
 
-def _assigned(points: Tensor, centroids: Tensor) -> Tensor:
+def _assigned(geometry: Points, centroids: Tensor) -> Tensor:
     """The centroid nearest to each point, the lowest on a tie."""
-    geometry = Points(points)
     centers = geometry.beside(centroids).block(slice(None))
     half = centers.norm2 / 2
     return torch.cat(

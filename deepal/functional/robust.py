@@ -32,11 +32,9 @@ def k_center(points: Tensor, centers: Tensor, query_size: int, outliers: int, no
         nodes: of the search tree of each distance, after which it counts as too small; then nothing is proven.
     """
     greedy = coverage.k_center(points, centers, query_size, ignore=outliers)
-    geometry = Points(points)
-    apart = torch.stack([_distances(geometry, geometry, row) for row in range(len(points))])
-    known = torch.full((len(points),), torch.inf, dtype=torch.float64)
-    for row in range(len(centers)):
-        known = known.minimum(_distances(geometry, geometry.beside(centers), row))
+    apart, known = _apart(points, points), torch.full((len(points),), torch.inf, dtype=torch.float64)
+    if len(centers):
+        known = _apart(points, centers).amin(1)
     best, proven = greedy, True
     radius = _radius(apart, known, best, outliers)
     least = _radius(apart, known, torch.arange(len(points)), outliers)  # where all are centers
@@ -85,10 +83,10 @@ def _centers_within(near: Tensor, known: Tensor, query_size: int, outliers: int,
 _INFEASIBLE = 2  # SciPy's word for it
 
 
-def _distances(geometry: Points, others: Points, row: int) -> Tensor:
-    """Squared distances of all rows to one of others, (N,), fp64."""
-    every = slice(None)
-    return geometry.dist2(geometry.wide(every), others.wide(slice(row, row + 1)))
+def _apart(points: Tensor, others: Tensor) -> Tensor:
+    """Squared distances of all rows to all others, (N, M), fp64."""
+    wide = Points(points).wide(slice(None))
+    return torch.stack([Points.dist2(wide, (other,)) for other in others.double()], 1)
 
 
 def _radius(apart: Tensor, known: Tensor, rows: Tensor, outliers: int) -> float:

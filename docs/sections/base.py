@@ -1,5 +1,6 @@
 """What a section of the page is: a study, and what it was made to show."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,11 @@ class Study:
 
     def _comparison(self) -> Comparison:
         return Comparison(records.read(RESULTS / self.name / "study.json"), self.how)
+
+
+def measured(name: str) -> Any:
+    """What was measured for a section that is no study."""
+    return json.loads((RESULTS / name / "measured.json").read_text(encoding="utf-8"))
 
 
 def answers(found: Sequence[tuple[str, str, bool]]) -> str:

@@ -1,6 +1,5 @@
 """Which few labels to ask for before anything has been trained."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ import numpy as np
 from deepal import statistics
 from deepal.report import comparing, figures
 from deepal.report.figures import COLORS, GRAY
-from sections.base import RESULTS, answers, made_with, paragraph
+from sections.base import answers, made_with, measured, paragraph
 
 _BASELINE = "Random()"
 _LINE = 0.02  # of accuracy
@@ -89,7 +88,7 @@ class FewLabels:
 
     @cached_property
     def _file(self) -> dict[str, Any]:
-        return json.loads((RESULTS / self.name / "measured.json").read_text(encoding="utf-8"))
+        return measured(self.name)
 
     @property
     def _seeds(self) -> int:

@@ -1,6 +1,5 @@
 """Whether the two parts of uncertainty mean what they are called."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ import numpy as np
 
 from deepal.report import comparing, figures
 from deepal.report.figures import COLORS, GRAY
-from sections.base import RESULTS, answers, made_with, paragraph
+from sections.base import answers, made_with, measured, paragraph
 
 _KINDS = {"digits": GRAY, "blends": COLORS[1], "nines": COLORS[0]}
 _SAYS = (
@@ -86,7 +85,7 @@ class PartsOfUncertainty:
 
     @cached_property
     def _measured(self) -> dict[str, Any]:
-        return json.loads((RESULTS / self.name / "measured.json").read_text(encoding="utf-8"))
+        return measured(self.name)
 
     def _values(self, says: str, epochs: int) -> np.ndarray:
         return np.array([run[says] for run in self._measured["runs"] if run["epochs"] == epochs])
