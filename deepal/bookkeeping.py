@@ -50,6 +50,7 @@ class Turn:
         fitted: the seconds that its fit took, where that has been done already.
         measured: what was measured already.
         grown: what is known of the images, where there are more than before.
+        artifacts: the hash of what the strategy has computed once, when it has.
     """
 
     cycle: int
@@ -60,6 +61,7 @@ class Turn:
     fitted: Mapping[str, float] | None
     measured: Result | None
     grown: Remembered | None
+    artifacts: str | None
 
 
 class Books:
@@ -176,7 +178,8 @@ class Books:
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
         tests = not query_size or self._passes_a_mark(pool, cycle)
-        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown)
+        artifacts = self.ledger.artifacts()
+        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown, artifacts)
 
     def _passes_a_mark(self, pool: Pool, cycle: int) -> bool:
         """Whether there are labels beyond another multiple of `test_every` since the last test, or was none yet."""

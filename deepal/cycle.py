@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from deepal import fitting, fresh, preflight, seeds, weights
+from deepal import artifacts, fitting, fresh, preflight, seeds, weights
 from deepal.bookkeeping import Books, Turn
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
@@ -149,14 +150,16 @@ class Cycle:
         if not turn.query_size:
             return Query()
         generator = torch.Generator().manual_seed(self._seed("select", turn.cycle))
-        index = torch.tensor(turn.pool.index)
+        rows = torch.arange(len(turn.pool))
         if self.settings.pool_subset is not None:
-            index = index[torch.randperm(len(index), generator=generator)[: self.settings.pool_subset].sort().values]
-        self.watchers.tell("phase", turn.cycle, "scan", len(index))
+            rows = torch.randperm(len(rows), generator=generator)[: self.settings.pool_subset].sort().values
+        self.watchers.tell("phase", turn.cycle, "scan", len(rows))
         scan = self._scan(turn.cycle, trainer, module)
-        view = self._view(index, scan)
         with meter.phase("select"):
             try:
+                view, made = self._with_artifacts(turn, self._view(torch.tensor(turn.pool.index), scan))
+                if len(rows) < len(view.pool):
+                    view = view.take(rows)
                 choice = choose(self.settings.strategy, view, turn.query_size, generator)
             except NonFiniteError as error:
                 raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
@@ -175,7 +178,20 @@ class Cycle:
             aleatoric=tuple(parts.aleatoric.tolist()) if parts else None,
             epistemic=tuple(parts.epistemic.tolist()) if parts else None,
             notes=choice.notes,
+            artifacts=made,
         )
+
+    def _with_artifacts(self, turn: Turn, view: View) -> tuple[View, str | None]:
+        """A view of the whole pool with what the strategy has computed once, and the hash of that, where it was now."""
+        strategy, positions = self.settings.strategy, view.pool.positions
+        if not strategy.artifacts:
+            return view, None
+        if turn.artifacts:
+            known = artifacts.load(self.files.artifacts, turn.artifacts, positions)
+            return replace(view, pool=view.pool.joined(known)), None
+        known = strategy.once(view, turn.query_size, torch.Generator().manual_seed(self._seed("once")))
+        made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, known))
+        return replace(view, pool=view.pool.joined(known)), made
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""

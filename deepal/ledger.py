@@ -39,13 +39,26 @@ CREATE TABLE unreadable (
 CREATE TABLE queries (
     position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
     predicted TEXT, aleatoric REAL, epistemic REAL, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
+CREATE TABLE artifacts (id INTEGER PRIMARY KEY, hash TEXT NOT NULL, made TEXT NOT NULL) STRICT;
 CREATE TABLE notes (cycle INTEGER PRIMARY KEY, notes TEXT NOT NULL) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
     label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, source TEXT NOT NULL, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
-_TABLES = ("manifest", "sessions", "fits", "results", "images", "contents", "unreadable", "queries", "notes", "answers")
+_TABLES = (
+    "manifest",
+    "sessions",
+    "fits",
+    "results",
+    "images",
+    "contents",
+    "unreadable",
+    "queries",
+    "artifacts",
+    "notes",
+    "answers",
+)
 
 
 class LedgerError(ValueError):
@@ -63,6 +76,7 @@ class Query:
         predicted: what the model took each for, where it could say.
         aleatoric, epistemic: expected entropy and mutual information of each, in nats, where the model has a posterior.
         notes: what the strategy has to say of the query, by name.
+        artifacts: the hash of what the strategy has computed for this and all later queries, where it has.
     """
 
     positions: tuple[int, ...] = ()
@@ -72,6 +86,7 @@ class Query:
     aleatoric: tuple[float, ...] | None = None
     epistemic: tuple[float, ...] | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    artifacts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -320,6 +335,11 @@ class Ledger:
         found = self._db.execute("SELECT notes FROM notes WHERE cycle = ?", (cycle,)).fetchone()
         return json.loads(found[0]) if found else {}
 
+    def artifacts(self) -> str | None:
+        """The hash of what the strategy has computed once; None before, or where that is nothing."""
+        found = self._db.execute("SELECT hash FROM artifacts ORDER BY id DESC LIMIT 1").fetchone()
+        return found[0] if found else None
+
     def fits(self) -> list[tuple[int, int]]:
         """(cycle, first epoch) of every fit that was started or taken up again, in order."""
         return list(self._db.execute("SELECT cycle, epoch FROM fits ORDER BY id"))
@@ -364,6 +384,8 @@ class Ledger:
             self._write_rows(cycle, query, first=0)
             if query.notes:
                 self._db.execute("INSERT INTO notes VALUES (?, ?)", (cycle, json.dumps(dict(query.notes))))
+            if query.artifacts:
+                self._db.execute("INSERT INTO artifacts VALUES (NULL, ?, ?)", (query.artifacts, _now()))
 
     def _write_rows(self, cycle: int, query: Query, first: int) -> None:
         """Write what a cycle asks, with ranks from `first`."""

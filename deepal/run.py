@@ -47,6 +47,11 @@ class Files:
         for leftover in ("cycles", "curves"):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
 
+    @property
+    def artifacts(self) -> Path:
+        """What the strategy has computed once."""
+        return self.path / "artifacts.safetensors"
+
     def forget_before(self, cycle: int) -> None:
         """Remove weights and states of earlier cycles: the run goes on from the later ones."""
         for folder_of_cycle in (self.path / "cycles").glob("*"):

@@ -11,7 +11,7 @@ Where a sample has sites (labels, pixels), they are axes before the last: probs 
 Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol, overload
 
 import torch
@@ -97,6 +97,15 @@ class Signals:
                 _refuse_wrong(name, signal)
             self._known |= read
         return self._known[names] if isinstance(names, str) else tuple(self._known[name] for name in names)
+
+    @property
+    def at_hand(self) -> Set[str]:
+        """Names of signals that need not be read any more."""
+        return self._known.keys()
+
+    def joined(self, more: Mapping[str, Tensor]) -> "Signals":
+        """The same set with more signals at hand, n rows each."""
+        return Signals(self.positions, self._source, {**self._known, **more})
 
     def take(self, rows: Tensor) -> "Signals":
         """The set of these rows alone; what is not known of them yet is read for them alone."""

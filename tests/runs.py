@@ -115,7 +115,7 @@ def run_and_die(root: Path, where: str, turn: int, changes: dict[str, Any] | Non
 def _places() -> dict[str, tuple[Any, str, str]]:
     import torch
 
-    from deepal import cycle, folder, scan, weights
+    from deepal import artifacts, cycle, folder, scan, weights
 
     return {
         "before the intent": (ledger.Ledger, "ask", "before"),
@@ -127,6 +127,7 @@ def _places() -> dict[str, tuple[Any, str, str]]:
         "after a checkpoint": (torch, "save", "after"),
         "mid-scan": (scan, "_say", "before"),
         "between fit and its weights": (weights, "save", "before"),
+        "after the artifacts": (artifacts, "save", "after"),
         "between weights and test": (weights, "save", "after"),
         "between test and scan": (cycle.Cycle, "_chosen", "before"),
     }

@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
     {"study", "workers", "comparison"},
-    {"learner", "cycle", "bookkeeping", "run", "records", "fitting", "fresh", "weights", "scan", "preflight"},
+    {"learner", "cycle", "bookkeeping", "run", "records", "fitting", "fresh", "weights", "scan", "preflight", "artifacts"},
     {"strategies", "modules", "testing"},
     {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks"},
     {"seeds", "fingerprint", "task", "folder", "contact_sheet", "tables", "statistics", "leases", "meter"},
@@ -22,7 +22,7 @@ ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
     "study": {"workers"},
     "learner": {"cycle", "bookkeeping", "run", "fresh", "preflight"},
-    "cycle": {"bookkeeping", "run", "fitting", "fresh", "weights", "scan", "preflight"},
+    "cycle": {"bookkeeping", "run", "fitting", "fresh", "weights", "scan", "preflight", "artifacts"},
     "bookkeeping": {"run", "weights", "preflight"},
     "run": {"records"},
     "testing": {"strategies"},

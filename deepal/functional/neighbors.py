@@ -145,6 +145,11 @@ def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Ge
     return float(pure_until.sort().values[min(impure, len(points) - 1)])
 
 
+def means(points: Tensor, assignment: Tensor) -> Tensor:
+    """The centroids (k, D) of clusters, none of which is empty. Args: points: (N, D); assignment: (N,), from 0 to k - 1."""
+    return _means(points, assignment, points.new_zeros(int(assignment.max()) + 1, points.shape[1]), None)
+
+
 def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
     """The row of each cluster that is nearest to its centroid, the largest cluster first; distances by direct
     differences, the lowest row on a tie. Empty clusters are made up for by the rows farthest from the centroids.

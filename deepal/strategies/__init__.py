@@ -11,7 +11,7 @@ from deepal.strategies.bayesian import (
     VariationRatio,
     VoteEntropy,
 )
-from deepal.strategies.clusters import TypiClust, WeightedKMeans
+from deepal.strategies.clusters import ClusterMargin, TypiClust, WeightedKMeans
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
 from deepal.strategies.gradient import BADGE, BAIT
@@ -27,6 +27,7 @@ __all__ = [
     "Acquisition",
     "BatchBALD",
     "Choice",
+    "ClusterMargin",
     "ConsensusKL",
     "CoreSet",
     "DCoM",

@@ -53,6 +53,10 @@ class QueryStrategy(ABC):
     is a good query. Methods that choose row after row do, methods that choose a set at once do not."""
     joint: bool = False
     """Whether it reads draws of several samples together, which then have to be consistent."""
+    of_last_layer: bool = False
+    """Whether it reads the embedding as what the last layer was given, so that no other representation can stand for it."""
+    artifacts: tuple[str, ...] = ()
+    """Names of signals of the pool that it computes itself, once in a run."""
 
     @abstractmethod
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
@@ -60,6 +64,46 @@ class QueryStrategy(ABC):
 
         Called through `choose`, which checks what comes back. Every coin is tossed with `generator`.
         """
+
+    def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """The signals that `artifacts` names, integers (n, ...), a row for each of `view.pool`: computed of the whole pool
+        before the first query, kept with the run, and read like any other from then on. Rows that come to the pool later
+        read -1."""
+        return {}
+
+
+class Composed(QueryStrategy):
+    """A strategy made of others: what they need, it needs."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[QueryStrategy]:
+        """The others."""
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return together(*(part.needs for part in self.parts))
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        return any(part.joint for part in self.parts)
+
+    @property
+    def of_last_layer(self) -> bool:  # type: ignore[override]
+        return any(part.of_last_layer for part in self.parts)
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.artifacts))
+
+    def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {name: each for part in self.parts for name, each in part.once(view, query_size, generator).items()}
+
+
+def together(*needs: Needs) -> Needs:
+    """All that any of these names."""
+    sets = dict.fromkeys(of for each in needs for of in each)
+    return {of: tuple(dict.fromkeys(name for each in needs for name in each.get(of, ()))) for of in sets}
 
 
 class Scoring(QueryStrategy):
@@ -141,8 +185,11 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor
 
 
 def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torch.Generator) -> Choice:
-    """Let `strategy` select, and check that it chose as many distinct rows of the pool as it was asked for."""
+    """Let `strategy` select, and check that it chose as many distinct rows of the pool as it was asked for. What it
+    computes once in a run is computed of this pool, unless the view has it."""
     query_size = min(query_size, len(view.pool))
+    if not set(strategy.artifacts) <= view.pool.at_hand:
+        view = replace(view, pool=view.pool.joined(strategy.once(view, query_size, generator)))
     choice = strategy.select(view, query_size, generator)
     rows = choice.rows
     if len(rows) != query_size or len(rows.unique()) != query_size or (rows < 0).any() or (rows >= len(view.pool)).any():

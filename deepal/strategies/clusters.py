@@ -1,12 +1,14 @@
 """Strategies that find clusters first, and ask about each (`functional.neighbors`, `functional.typicality`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from deepal.functional import neighbors, typicality
+from deepal.functional import linkage, neighbors, turns, typicality, uncertainty
 from deepal.functional.geometry import directions
-from deepal.strategies.base import Choice, Needs, QueryStrategy, Scoring, View, one_a_sample, top_k
+from deepal.strategies.base import Choice, Composed, Needs, QueryStrategy, Scoring, View, one_a_sample, together, top_k
 from deepal.strategies.uncertainty import Margin
 
 
@@ -37,7 +39,7 @@ class TypiClust(QueryStrategy):
 
 
 @dataclass(frozen=True)
-class WeightedKMeans(QueryStrategy):
+class WeightedKMeans(Composed):
     """k-means over the most uncertain rows, in which a row counts by its uncertainty, and of each cluster the row nearest
     to its centroid (Zhdanov, 2019).
 
@@ -56,13 +58,12 @@ class WeightedKMeans(QueryStrategy):
             )
 
     @property
-    def needs(self) -> Needs:  # type: ignore[override]  # of `by`, and embeddings
-        names = dict.fromkeys((*self.by.needs.get("pool", ()), "embedding"))
-        return {**self.by.needs, "pool": tuple(names)}
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return (self.by,)
 
     @property
-    def joint(self) -> bool:  # type: ignore[override]
-        return self.by.joint
+    def needs(self) -> Needs:  # type: ignore[override]
+        return together(self.by.needs, {"pool": ("embedding",)})
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         scores = self.by.scores(view, generator)
@@ -72,3 +73,48 @@ class WeightedKMeans(QueryStrategy):
         (points,) = one_a_sample(self, view.pool.take(kept)["embedding"])
         centroids, cluster = neighbors.k_means(points, min(query_size, len(kept)), generator, scores[kept])
         return Choice(kept[neighbors.medoids(points, centroids, cluster)])
+
+
+@dataclass(frozen=True)
+class ClusterMargin(QueryStrategy):
+    """The rows of least margin, but not many of a kind: of those on a short list the clusters take turns, the smallest
+    first, each with a row drawn at random (Citovsky et al., 2021).
+
+    Clusters are found once in a run, by average linkage over the embeddings of the first cycle. The authors merge up to a
+    distance that they choose for each data set; here it is down to a number of clusters. Rows that come to the pool later
+    are clusters of their own.
+
+    Args:
+        clusters: how many; as many as there are rows in the first query by default.
+        factor: of the query size is the length of the short list.
+        sample: where the pool is larger, so many of its rows, drawn at random, are clustered (16 s for 20,000 of 784
+            features), and the others join the cluster whose centroid is nearest.
+    """
+
+    clusters: int | None = None
+    factor: float = 10
+    sample: int = 20_000
+    needs = {"pool": ("probs", "embedding")}
+    keeps_prefix = False
+    artifacts = ("cluster",)
+
+    def __post_init__(self) -> None:
+        if not self.factor >= 1 or self.sample < 1 or (self.clusters is not None and self.clusters < 1):
+            raise ValueError(f"{self!r} needs a factor, a sample and clusters of at least 1.")
+
+    def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        (points,) = one_a_sample(self, view.pool["embedding"])
+        some = torch.randperm(len(points), generator=generator)[: self.sample].sort().values
+        cluster = linkage.average_linkage(points[some], self.clusters or query_size)
+        if len(some) == len(points):
+            return {"cluster": cluster}
+        return {"cluster": neighbors.nearest(points, neighbors.means(points[some], cluster))[1].squeeze(1)}
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        doubt = view.pool.map(lambda signals: uncertainty.margin(signals["probs"]), ("probs",))
+        kept = top_k(doubt, round(self.factor * query_size), generator, by=repr(self))
+        cluster = view.pool["cluster"][kept]
+        alone = cluster == -1
+        cluster[alone] = -1 - torch.arange(int(alone.sum()))
+        rows = kept[turns.smallest_first(cluster, doubt[kept], generator)[:query_size]]
+        return Choice(rows, doubt[rows])

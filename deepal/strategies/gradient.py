@@ -24,6 +24,7 @@ class BADGE(QueryStrategy):
     first: coverage.First = "max_norm"
     include_labeled: bool = False
     sketch: int | None = None
+    of_last_layer = True
 
     def __post_init__(self) -> None:
         if self.sketch is not None and self.sketch < 1:
@@ -62,6 +63,7 @@ class BAIT(QueryStrategy):
     width: int | None = None
     regularization: float = 1.0
     oversample: int = 2
+    of_last_layer = True
     needs = {"pool": ("probs", "embedding"), "labeled": ("probs", "embedding")}
     keeps_prefix = False
 

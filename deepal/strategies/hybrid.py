@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deepal.functional import noise
-from deepal.strategies.base import Choice, Needs, QueryStrategy, Scoring, View, choose, top_k
+from deepal.functional import noise, turns
+from deepal.strategies.base import Choice, Composed, Needs, QueryStrategy, Scoring, View, choose, together, top_k
 
 
 @dataclass(frozen=True)
-class Prefilter(QueryStrategy):
+class Prefilter(Composed):
     """Keep what `by` chooses first, and let `then` choose among that: an expensive or diverse strategy on a short list.
 
     What `then` needs of the pool is read for the rows kept alone, in a second scan.
@@ -39,17 +39,12 @@ class Prefilter(QueryStrategy):
             raise ValueError(f"Prefilter(factor={self.factor}) must be at least 1: fewer rows than the query cannot do.")
 
     @property
-    def needs(self) -> Needs:  # type: ignore[override]  # what its parts need, said of both
-        sets = {**self.by.needs, **self.then.needs}
-        return {of: tuple(dict.fromkeys((*self.by.needs.get(of, ()), *self.then.needs.get(of, ())))) for of in sets}
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return self.by, self.then
 
     @property
     def keeps_prefix(self) -> bool:  # type: ignore[override]  # up to `keep`; with a factor, each query has a list of its own
         return self.keep is not None and self.then.keeps_prefix
-
-    @property
-    def joint(self) -> bool:  # type: ignore[override]
-        return self.by.joint or self.then.joint
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         kept = choose(self.by, view, self._keep(query_size), generator).rows.sort().values
@@ -63,7 +58,7 @@ class Prefilter(QueryStrategy):
 
 
 @dataclass(frozen=True)
-class PerGroup(QueryStrategy):
+class PerGroup(Composed):
     """What another strategy asks, but no more than `limit` images of one group (a patient, a video) in a query, as long as
     there are others: images of one group say much the same.
 
@@ -78,16 +73,16 @@ class PerGroup(QueryStrategy):
             raise ValueError(f"PerGroup(limit={self.limit}) must be at least 1.")
 
     @property
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return (self.of,)
+
+    @property
     def needs(self) -> Needs:  # type: ignore[override]
-        return {**self.of.needs, "pool": (*self.of.needs.get("pool", ()), "group")}
+        return together(self.of.needs, {"pool": ("group",)})
 
     @property
     def keeps_prefix(self) -> bool:  # type: ignore[override]
         return self.of.keeps_prefix
-
-    @property
-    def joint(self) -> bool:  # type: ignore[override]
-        return self.of.joint
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         """Longer and longer queries of `of`, until enough of one are within the limit; then its others, one more of each
@@ -96,7 +91,7 @@ class PerGroup(QueryStrategy):
         while True:
             generator.set_state(state)  # the same coins for each length, so that longer queries begin like shorter ones
             choice = choose(self.of, view, asked, generator)
-            turn = _occurrence(groups[choice.rows]) // self.limit
+            turn = turns.occurrence(groups[choice.rows]) // self.limit
             if int((turn == 0).sum()) >= query_size or asked >= len(view.pool):
                 first = turn.sort(stable=True).indices[:query_size]
                 return Choice(choice.rows[first], None if choice.scores is None else choice.scores[first])
@@ -107,7 +102,7 @@ Kind = Literal["power", "softmax", "softrank"]
 
 
 @dataclass(frozen=True)
-class Stochastic(QueryStrategy):
+class Stochastic(Composed):
     """A query drawn by the scores of another acquisition, not cut off at the largest: what scores high alone may say the
     same twice (Kirsch et al., 2023). It is a draw without replacement in proportion to s^beta (`power`), exp(beta s)
     (`softmax`) or rank^-beta (`softrank`), by Gumbel noise on the logarithm; noise belongs to a sample, so that it is the
@@ -136,12 +131,8 @@ class Stochastic(QueryStrategy):
             raise ValueError(f"Stochastic(beta={self.beta}) must be a number from 0 on.")
 
     @property
-    def needs(self) -> Needs:  # type: ignore[override]
-        return self.of.needs
-
-    @property
-    def joint(self) -> bool:  # type: ignore[override]
-        return self.of.joint
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return (self.of,)
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         scores = self.of.scores(view, generator)
@@ -178,13 +169,3 @@ _LOG_WEIGHTS: Mapping[Kind, Callable[[Tensor, float, Callable[[], Tensor]], Tens
     "softmax": lambda scores, beta, toss: beta * scores,
     "softrank": _softrank,
 }
-
-
-def _occurrence(groups: Tensor) -> Tensor:
-    """(n,), how often the group of each row has come before."""
-    order = groups.sort(stable=True).indices
-    of_sorted = groups[order]
-    starts = torch.cat([torch.ones(1, dtype=torch.bool), of_sorted[1:] != of_sorted[:-1]])[: len(groups)]
-    row = torch.arange(len(groups))
-    first = torch.where(starts, row, 0).cummax(0).values if len(groups) else row
-    return torch.empty_like(row).index_copy_(0, order, row - first)
