@@ -21,6 +21,7 @@ from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals, voice_of
@@ -234,7 +235,7 @@ class Cycle:
             seed=self._seed("scan", cycle),
             ranks=self.ranks,
             precision=trainer.precision_plugin.forward_context,
-            folder=self.files.path,
+            room=Room(self.files.path),
             advance=lambda done: self.watchers.tell("advance", done),
         )
 

@@ -1,13 +1,9 @@
 """One pass of a module over images, that leaves no trace: signals by position, and scores that never keep signals."""
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from math import prod
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +17,7 @@ from deepal.functional import uncertainty
 from deepal.nn.network import in_eval
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.room import Room
 from deepal.signals import Score, voice_of
 
 
@@ -40,8 +37,7 @@ class Scan:
     """Reads signals of a module: a `signals.Source`. Several processes read a share of the batches each, and all of them
     have all rows in the end, so they must ask for the same, in the same order.
 
-    Modes, buffers and the random states are afterwards as they were before. Signals come to the CPU; what does not fit into
-    `memory` bytes is held in files in `folder`, which go with the signals.
+    Modes, buffers and the random states are afterwards as they were before. Signals come to the CPU.
 
     Args:
         module: says each signal by a method of that name, or several at once by `say(images, names)`.
@@ -51,8 +47,7 @@ class Scan:
         seed: of the probes' coins, the same in every pass.
         ranks: the processes that read together.
         precision: the context that a forward pass runs in, for mixed precision.
-        folder: where large signals go; None keeps all in memory.
-        memory: bytes of signals held in memory; None for a sixth of what is free, because strategies make copies.
+        room: where signals are held.
         advance: told how many images have been read, batch by batch.
     """
 
@@ -63,8 +58,7 @@ class Scan:
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     precision: Callable[[], AbstractContextManager] = nullcontext
-    folder: Path | None = None
-    memory: int | None = None
+    room: Room = field(default_factory=Room)
     advance: Callable[[int], None] = lambda done: None
     seconds: float = field(default=0.0, init=False)
     """Time spent in passes so far."""
@@ -81,7 +75,7 @@ class Scan:
 
         def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
             if not kept:
-                kept.update(self._allocate(len(positions), said))
+                kept.update(self.room.of(len(positions), said))
             for name, values in said.items():
                 kept[name][rows] = values.to("cpu", kept[name].dtype)
 
@@ -183,30 +177,6 @@ class Scan:
         posterior = getattr(voice_of(self.module), "posterior", None)
         return [*([posterior] if isinstance(posterior, Probe) else []), *self.probes]
 
-    def _allocate(self, size: int, said: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Room for `size` rows of each signal, its bytes a row measured on what the first batch said."""
-        needed = {name: size * prod(each.shape[1:]) * _kept_as(each).itemsize for name, each in said.items()}
-        memory = _free_memory() // 6 if self.memory is None else self.memory
-        with torch.inference_mode(False):
-            if self.folder is None or sum(needed.values()) <= memory:
-                return {name: torch.zeros(size, *each.shape[1:], dtype=_kept_as(each)) for name, each in said.items()}
-            return {name: self._mapped(name, size, each, sum(needed.values()), memory) for name, each in said.items()}
-
-    def _mapped(self, name: str, size: int, like: Tensor, needed: int, memory: int) -> Tensor:
-        assert self.folder is not None
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise MemoryError(
-                f"the signals of {size} images take {needed / 2**30:.1f} GiB, and {memory / 2**30:.1f} GiB of memory and "
-                f"{free / 2**30:.1f} GiB of disk are free for them; put a cheaper strategy in front of this one "
-                f"(Prefilter(by=Margin(), then=..., keep=10_000)), or scan a part of the pool (pool_subset=...)."
-            )
-        shape, dtype = (size, *like.shape[1:]), _kept_as(like)
-        path = self.folder / f".{name}-{self.passes}-{os.getpid()}.signal"
-        mapped = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
-        path.unlink()  # the file lives as long as its mapping: however this process ends, nothing is left behind
-        return mapped.view(shape)
-
 
 @dataclass(frozen=True)
 class Uncertainty:
@@ -242,11 +212,6 @@ def _say(module: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Tens
     return {name: getattr(voice, name)(images) for name in names}
 
 
-def _kept_as(signal: Tensor) -> torch.dtype:
-    """Half precision is a way to compute; what is kept is read by functions in fp32."""
-    return torch.float32 if signal.dtype in (torch.float16, torch.bfloat16) else signal.dtype
-
-
 @contextmanager
 def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
     """`module` in eval mode; modes, buffers and the random state are put back as they were."""
@@ -258,12 +223,3 @@ def _untouched(module: nn.Module, device: torch.device) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers.items():
                     buffer.copy_(before)
-
-
-def _free_memory() -> int:
-    """Bytes of memory that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 * 2**30  # not a Linux machine: a modest guess; larger signals go to files

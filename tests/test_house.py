@@ -15,7 +15,7 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"study", "workers", "comparison"},
     {"learner", "cycle", "bookkeeping", "run", "records", "fitting", "fresh", "weights", "scan", "preflight", "artifacts"},
     {"strategies", "modules", "testing"},
-    {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks"},
+    {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks", "room"},
     {"seeds", "fingerprint", "task", "folder", "contact_sheet", "tables", "statistics", "leases", "meter"},
 ]
 ALONG = {  # the arrows within a floor

@@ -9,6 +9,7 @@ from deepal.functional import uncertainty
 from deepal.modules import Classifier
 from deepal.nn import MLP, ResNet18
 from deepal.probes import MCDropout
+from deepal.room import Room
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals
 from deepal.strategies import BALD
@@ -113,7 +114,7 @@ def test_large_signals_are_held_in_files_that_go_with_them(data, tmp_path, monke
     in_memory = scan(module, data).read(positions, ("embedding", "probs"))
     files, from_file = [], torch.from_file
     monkeypatch.setattr(torch, "from_file", lambda path, **how: files.append((path, how["size"])) or from_file(path, **how))
-    read = scan(module, data, folder=tmp_path, memory=1000).read(positions, ("embedding", "probs"))
+    read = scan(module, data, room=Room(tmp_path, 1000)).read(positions, ("embedding", "probs"))
     assert sorted(size for _, size in files) == [500 * 10, 500 * 512]
     assert all(path.startswith(str(tmp_path)) for path, _ in files)
     assert all(torch.equal(read[name], in_memory[name]) for name in read)
@@ -121,9 +122,9 @@ def test_large_signals_are_held_in_files_that_go_with_them(data, tmp_path, monke
 
 
 def test_what_fits_nowhere_is_refused_with_the_cure(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("deepal.scan.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("deepal.room.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(MemoryError, match="Prefilter"):
-        scan(classifier(data), data, folder=tmp_path, memory=1000).read(torch.arange(500), ("embedding",))
+        scan(classifier(data), data, room=Room(tmp_path, 1000)).read(torch.arange(500), ("embedding",))
 
 
 def test_half_precision_is_kept_in_full(data):
@@ -213,13 +214,13 @@ def test_a_second_scan_reads_the_same_draws_and_both_parts_of_uncertainty_by_the
 
 
 def test_a_scan_of_draws_holds_a_batch_of_them_at_a_time(data):
-    class Watched(Scan):
-        def _allocate(self, size, said):
+    class NoRoom(Room):
+        def of(self, size, like):
             raise AssertionError("scores are kept, and signals are not")
 
     torch.manual_seed(0)
     module = Classifier(MLP, posterior=MCDropout(6))
     module.configure_network(data.task)
-    pool = Signals(torch.arange(1100), Watched(module, data, torch.device("cpu")))
+    pool = Signals(torch.arange(1100), Scan(module, data, torch.device("cpu"), room=NoRoom()))
     choice = choose(BALD(), View(pool, pool), 5, torch.Generator().manual_seed(0))
     assert len(choice.rows) == 5
