@@ -1,10 +1,10 @@
-"""The command line: `deepal run`, which is also `train.py`, `deepal study` and `deepal compare`. jsonargparse reads them
-off the signatures of what they build."""
+"""The command line: `deepal run`, also `train.py`, `deepal study`, `deepal compare` and `deepal select`. jsonargparse
+reads their options off the signatures of what they build."""
 
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ commands:
   run     train, choose, label, and again, to the budget; the same command goes on with a run that was stopped
   study   strategies x seeds x data sets x modules, each a run, carried out by any number of workers, and compared
   compare tables and figures of runs and studies, with intervals and tests over seeds
+  select  choose from files of features and probabilities, without a model and without a run
           (deepal run --help: all options; deepal run --print_config: a configuration to start from)
 
 options:
@@ -29,6 +30,7 @@ options:
 A first run, on digits that ship with scikit-learn:   deepal run
 Layered configurations:   deepal run --config configs/data/mnist.yaml --config configs/method/badge.yaml --seed 3
 A comparison:   deepal study configs/study/digits.yaml --workers 2
+A query of features:   deepal select --signals embedding='shards/*.npy' --ids ids.csv --strategy TypiClust --query_size 100
 """
 
 DEFAULTS = {
@@ -174,7 +176,39 @@ def _compare(arguments: list[str]) -> None:
     sys.stdout.write(f"{', '.join(each.name for each in written)}: {out}\n")
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"run": _run, "study": _study, "compare": _compare}
+def _select(arguments: list[str]) -> None:
+    from deepal import tables
+    from deepal.selection import COLUMNS, Selection
+
+    arguments = list(_by_name("--signals", arguments))
+    made = select_parser(arguments)
+    built = made.instantiate(made.parse_args(arguments)).as_dict()
+    out = built.pop("out")
+    if out.exists():
+        raise ValueError(f"{out} is there already, and may be a query that somebody answers; name another file by --out.")
+    chosen = Selection(**{name: built[name] for name in Selection.__dataclass_fields__}).chosen()
+    tables.write(out, COLUMNS, chosen)
+    sys.stdout.writelines(f"{row['id']}\n" for row in chosen)
+
+
+def _by_name(option: str, arguments: Sequence[str]) -> Iterator[str]:
+    """The same, with `--option a=x b=y` as `--option.a=x --option.b=y`."""
+    inside = False
+    for argument in arguments:
+        if argument == option or argument.startswith("-"):
+            inside = argument == option
+        if inside and argument != option and "=" in argument:
+            yield f"{option}.{argument}"
+        elif not (inside and argument == option):
+            yield argument
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "study": _study,
+    "compare": _compare,
+    "select": _select,
+}
 
 
 def parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
@@ -221,14 +255,33 @@ def compare_parser() -> "ExplainingParser":
     return made
 
 
+def select_parser(arguments: Sequence[str] = ()) -> "ExplainingParser":
+    """The parser of `deepal select`. Args: arguments: as above."""
+    from deepal.selection import Selection
+
+    made = _typed_parser("select", "Choose from files of signals: prints ids, in the order to ask.", arguments)
+    made.add_class_arguments(Selection, None)
+    made.add_argument("--out", type=Path, default=Path("query.csv"), help="The table to write: id, position, rank, score.")
+    return made
+
+
 def _parser(command: str, description: str, arguments: Sequence[str]) -> "ExplainingParser":
     """A parser with what commands that train have in common."""
-    from jsonargparse import set_parsing_settings
     from lightning.pytorch import Trainer
+
+    from deepal.preflight import OURS
+
+    made = _typed_parser(command, description, arguments)
+    made.add_class_arguments(Trainer, "trainer", skip=set(OURS), instantiate=False)
+    return made
+
+
+def _typed_parser(command: str, description: str, arguments: Sequence[str]) -> "ExplainingParser":
+    """A parser that builds what configurations name, of packages that are allowed."""
+    from jsonargparse import set_parsing_settings
 
     from deepal.data import ActiveDataModule
     from deepal.explaining import ExplainingParser
-    from deepal.preflight import OURS
 
     extra = [value for key, value in pairwise(arguments) if key == "--allow-import" and not value.startswith("-")]
     set_parsing_settings(
@@ -238,7 +291,6 @@ def _parser(command: str, description: str, arguments: Sequence[str]) -> "Explai
     )
     made = ExplainingParser(prog=f"deepal {command}", description=description, allow_abbrev=False)
     made.add_argument("--config", action="config", help="A configuration file; several are layered, later ones win.")
-    made.add_class_arguments(Trainer, "trainer", skip=set(OURS), instantiate=False)
     made.add_argument(
         "--allow-import",
         type=str | None,

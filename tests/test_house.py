@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
-    {"study", "workers", "comparison"},
+    {"study", "workers", "comparison", "selection"},
     {"learner", "cycle", "bookkeeping", "run", "records", "fitting", "fresh", "weights", "scan", "preflight", "artifacts"},
     {"strategies", "modules", "testing"},
     {"functional", "signals", "nn", "probes", "data", "callbacks", "oracles", "ledger", "watching", "ranks", "room"},

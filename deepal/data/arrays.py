@@ -1,0 +1,142 @@
+"""Arrays in files, memory-mapped: `.npy` and safetensors, one file or many shards of one array, here or at any address that
+fsspec knows."""
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from fsspec.core import url_to_fs
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deepal import folder
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "deepal"
+"""Where copies of files from elsewhere are kept, and shards in one piece."""
+
+_BLOCK = 2**26  # bytes at a time
+
+
+def read(address: str, cache: Path = CACHE) -> Tensor:
+    """The array at an address, (N, ...), mapped from its file and not read.
+
+    Shards are joined once, in the order of the numbers in their names, in a file of the cache that is named by the hash of
+    what they hold; files of other machines are copied to the cache, and again when they have changed there.
+
+    Args:
+        address: a file, or a pattern of several (`shards/*.npy`); of a safetensors file that holds several tensors with the
+            name of one behind a colon (`features.safetensors:embedding`); anywhere (`s3://bucket/shard-*.npy`).
+        cache: a folder.
+    Raises FileNotFoundError where there is no such file, and ValueError, naming it, for a file that is damaged or of
+    another kind, and for shards whose rows differ.
+    """
+    pattern, _, name = address.partition(".safetensors:")
+    files = _files(pattern + ".safetensors" if name else address, cache)
+    shards = [_mapped(file, name) for file in files]
+    kinds = {(tuple(each.shape[1:]), each.dtype) for each in shards}
+    if len(kinds) > 1:
+        said = ", ".join(f"{list(shape)} of {dtype}" for shape, dtype in sorted(kinds, key=str))
+        raise ValueError(f"{address}: rows of these {len(files)} files differ, {said}; give shards of one array.")
+    return shards[0] if len(shards) == 1 else _joined(shards, cache)
+
+
+def _files(address: str, cache: Path) -> list[Path]:
+    """The files that an address stands for, here, by the numbers in their names."""
+    if "://" in address:
+        return _copied(address, cache)
+    found = sorted(glob.glob(str(Path(address).expanduser()), recursive=True), key=_by_number)  # noqa: PTH207  # absolute too
+    if not found:
+        raise FileNotFoundError(f"{address}: there is no such file.")
+    return [Path(each) for each in found]
+
+
+def _copied(address: str, cache: Path) -> list[Path]:
+    """Copies in the cache of files elsewhere."""
+    try:
+        system, path = url_to_fs(address)
+        found = sorted(system.glob(path) if glob.has_magic(path) else [path], key=_by_number)
+        versions = [f"{system.unstrip_protocol(each)} {system.ukey(each)}" for each in found]
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{address} is an address that fsspec cannot read ({error}).") from error
+    if not found:
+        raise FileNotFoundError(f"{address}: there is no such file.")
+    copies = [
+        cache / f"{_hash(version.encode())}{Path(each).suffix}" for each, version in zip(found, versions, strict=True)
+    ]
+    for there, here in zip(found, copies, strict=True):
+        if not here.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            folder.write_atomically(here, partial(system.get_file, there))
+    return copies
+
+
+def _by_number(path: str) -> list[tuple[bool, int, str]]:
+    """A key that puts shard-10 behind shard-9."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", path)]
+
+
+def _mapped(file: Path, name: str) -> Tensor:
+    """An array that is read when it is used. Args: name: of the tensor, where there are several."""
+    try:
+        if file.suffix == ".npy":
+            array = torch.from_numpy(np.load(file, mmap_mode="c", allow_pickle=False))
+        elif file.suffix == ".safetensors":
+            array = _tensor(file, name)
+        else:
+            raise ValueError("of another kind; .npy and .safetensors can be mapped")
+    except (ValueError, EOFError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{file} is not a file of numbers that can be read: {error}.") from error
+    if not array.ndim:
+        raise ValueError(f"{file} holds a single number; one row a sample is needed.")
+    return array
+
+
+def _tensor(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as tensors:
+        names = list(tensors.keys())
+        if not name and len(names) != 1:
+            raise ValueError(
+                f"it holds {', '.join(names)}; write {file.name}:{names[0] if names else 'NAME'} for one of them"
+            )
+        if name and name not in names:
+            raise ValueError(f"it holds {', '.join(names)}, and no {name}")
+        return tensors.get_tensor(name or names[0])
+
+
+def _joined(shards: Sequence[Tensor], cache: Path) -> Tensor:
+    """Shards as one array, in a file of the cache named by the hash of their content."""
+    shape, dtype = (sum(map(len, shards)), *shards[0].shape[1:]), shards[0].dtype
+    digest = blake2b(json.dumps([shape, str(dtype)]).encode(), digest_size=16)
+    for shard in shards:
+        for some in _blocks(shard):
+            digest.update(some.numpy().data)
+    path = cache / f"{digest.hexdigest()}.joined"
+    numbers = int(np.prod(shape))
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+
+        def join(unfinished: Path) -> None:
+            with unfinished.open("wb") as file:
+                for shard in shards:
+                    for some in _blocks(shard):
+                        file.write(some.numpy().data)
+
+        folder.write_atomically(path, join)
+    return torch.from_file(str(path), shared=False, size=numbers, dtype=dtype).view(shape)
+
+
+def _blocks(array: Tensor) -> Iterator[Tensor]:
+    """Its bytes, some rows at a time."""
+    row = max(1, array[:1].numel() * array.itemsize)
+    return (some.contiguous().view(-1).view(torch.uint8) for some in array.split(max(1, _BLOCK // row)) if some.numel())
+
+
+def _hash(of: bytes) -> str:
+    return blake2b(of, digest_size=16).hexdigest()

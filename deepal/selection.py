@@ -1,0 +1,209 @@
+"""`deepal select`: choose from files of signals, without a model, a run, or a loop. What a foundation model says of a pool
+is all that is needed."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepal import tables
+from deepal.data import arrays
+from deepal.functional import gradients
+from deepal.room import Room
+from deepal.signals import Score, Signals
+from deepal.strategies.base import Choice, QueryStrategy, View, choose
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("id", "position", "rank", "score")
+"""Of the table that is written."""
+
+_DERIVED: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "probs": ("logits", lambda logits: torch.softmax(logits, -1)),
+    "logit_gradient": ("logits", gradients.logit_gradient),
+}
+"""Signals that another one implies."""
+_BLOCK = 8192  # rows at a time
+
+
+@dataclass(kw_only=True)
+class Selection:
+    """A query from files.
+
+    Args:
+        strategy: chooses.
+        signals: for each signal that it needs, the file or files that hold it, a row a sample: `features.npy`, a pattern of
+            shards, a file of safetensors, at any address (`deepal.data.arrays.read`). `logits` say `probs` and
+            `logit_gradient` too.
+        ids: a table with a column `id`, or a file with one a line, in the order of the rows. None: they are numbered
+            from 0.
+        labeled: ids of the samples that have a label, in such a file; the number of its class in a column `label`, for
+            strategies that read it.
+        exclude: ids of samples that are never chosen.
+        query_size: how many to choose.
+        seed: of every coin.
+        threads: of torch; None for what it takes by itself.
+        cache: where shards are joined, and files from elsewhere copied to.
+
+    >>> Selection(strategy=TypiClust(), signals={"embedding": "features.npy"}).chosen()             # doctest: +SKIP
+    """
+
+    strategy: QueryStrategy
+    signals: dict[str, str] = field(default_factory=dict)
+    ids: Path | None = None
+    labeled: Path | None = None
+    exclude: Path | None = None
+    query_size: int = 10
+    seed: int = 0
+    threads: int | None = None
+    cache: Path = arrays.CACHE
+
+    def chosen(self) -> list[dict[str, object]]:
+        """What to ask, in order: `id`, `position` (its row), `rank`, and `score` where the strategy has one.
+
+        Raises ValueError for a signal that is needed and not given, for files of unequal lengths, unknown or repeated ids,
+        a query larger than what can be chosen, and for what the strategy refuses; FileNotFoundError for a file that is not
+        there.
+        """
+        files = self._files()
+        names = _Names(self.ids, len(next(iter(files.values()))) if files else None)
+        known = list(_rows_of(self.labeled)) if self.labeled else []
+        labeled = names.positions([row["id"] for row in known], f"labeled={self.labeled}")
+        excluded = names.positions([row["id"] for row in _rows_of(self.exclude)] if self.exclude else [], "exclude")
+        free = torch.ones(len(names), dtype=torch.bool)
+        free[labeled] = free[excluded] = False
+        pool = free.nonzero().squeeze(1)
+        if not 0 < self.query_size <= len(pool):
+            raise ValueError(f"query_size={self.query_size} must be from 1 to {len(pool)}, the samples that can be chosen.")
+        source = _Files(files, Room(self.cache))
+        view = View(Signals(pool, source), Signals(labeled, source, _said_of(known)))
+        choice = self._choice(view)
+        positions, scores = pool[choice.rows].tolist(), [None] if choice.scores is None else choice.scores.tolist()
+        return [
+            {"id": names[position], "position": position, "rank": rank, "score": scores[rank % len(scores)]}
+            for rank, position in enumerate(positions)
+        ]
+
+    def _choice(self, view: View) -> Choice:
+        before = torch.get_num_threads()
+        try:
+            torch.set_num_threads(self.threads or before)
+            choice = choose(self.strategy, view, self.query_size, torch.Generator().manual_seed(self.seed))
+        finally:
+            torch.set_num_threads(before)
+        if choice.notes:
+            log.info("%r: %s", self.strategy, ", ".join(f"{name} {value:.4g}" for name, value in choice.notes.items()))
+        return choice
+
+    def _files(self) -> dict[str, Tensor]:
+        """The array of each signal that is needed, or of what says it."""
+        needed = {name for of, names in self.strategy.needs.items() if of != "holdout" for name in names}
+        wanted = {name: name if name in self.signals else _DERIVED.get(name, (name,))[0] for name in needed - _OF_LABELED}
+        missing = sorted(name for name, file in wanted.items() if file not in self.signals)
+        if missing:
+            name = missing[0]
+            other = f", or signals.{_DERIVED[name][0]}, which imply it" if name in _DERIVED else ""
+            raise ValueError(
+                f"{self.strategy!r} needs {', '.join(missing)}; give signals.{name}=FILE, a row a sample{other}."
+            )
+        files = {name: arrays.read(self.signals[name], self.cache) for name in sorted(set(wanted.values()))}
+        if not files and not self.ids:
+            raise ValueError(
+                f"{self.strategy!r} reads no signals, so that nothing says how large the pool is; give ids=FILE."
+            )
+        for name, file in files.items():
+            if not file.is_floating_point():
+                raise ValueError(f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats.")
+        lengths = {name: len(file) for name, file in files.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"signals of one pool have as many rows each, and these have {lengths}.")
+        return files
+
+
+def _said_of(known: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
+    """What the table of labeled samples says of them."""
+    said = {"cycle": torch.zeros(len(known), dtype=torch.long)}
+    try:
+        return {**said, "target": torch.tensor([int(row["label"]) for row in known], dtype=torch.long)}
+    except (KeyError, ValueError):
+        return said  # whoever reads it is told what is missing
+
+
+_OF_LABELED = {"target", "cycle"}
+
+
+class _Names:
+    """What people call the samples. Args: path: as `Selection.ids`; rows: of the signals, where there are any."""
+
+    def __init__(self, path: Path | None, rows: int | None) -> None:
+        self._ids = [row["id"] for row in _rows_of(path)] if path else [str(row) for row in range(rows or 0)]
+        if rows is not None and len(self._ids) != rows:
+            raise ValueError(f"ids={path} names {len(self._ids)} samples, and the signals have {rows} rows.")
+        self._position = {name: position for position, name in enumerate(self._ids)}
+        if len(self._position) < len(self._ids):
+            twice = next(name for position, name in enumerate(self._ids) if self._position[name] != position)
+            raise ValueError(f"ids={path} names {twice} more than once.")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, position: int) -> str:
+        return self._ids[position]
+
+    def positions(self, names: Sequence[str], said_by: str) -> Tensor:
+        """Rows of these samples. Raises ValueError for one that is not known, or repeated."""
+        unknown = [name for name in names if name not in self._position]
+        if unknown:
+            raise ValueError(f"{said_by}: {len(unknown)} ids are not in the pool: {', '.join(unknown[:5])}.")
+        found = torch.tensor([self._position[name] for name in names], dtype=torch.long)
+        if len(found.unique()) < len(found):
+            raise ValueError(f"{said_by}: some ids are there more than once.")
+        return found
+
+
+def _rows_of(path: Path) -> Iterator[Mapping[str, str]]:
+    """Rows of a table with a column `id`; or, of a file without one, its lines."""
+    if "id" in tables.columns_of(path):
+        yield from (row for _, row in tables.read(path))
+    else:
+        yield from ({"id": line.strip()} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+
+
+class _Files:
+    """A source of signals in mapped files. Of some rows, what is read is copied; of all of them, it is the file."""
+
+    def __init__(self, files: Mapping[str, Tensor], room: Room) -> None:
+        self.files, self.room = files, room
+
+    def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
+        every = torch.equal(positions, torch.arange(len(next(iter(self.files.values())))))
+        at_hand = {name: self.files[name] for name in names if name in self.files and every}
+        kept = (
+            {} if len(at_hand) == len(names) else self._copied(positions, [each for each in names if each not in at_hand])
+        )
+        return {**at_hand, **kept}
+
+    def _copied(self, positions: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        kept = self.room.of(len(positions), {name: self._of(name, positions[:1]) for name in names})
+        for rows in torch.arange(len(positions)).split(_BLOCK):
+            for name in names:
+                kept[name][rows] = self._of(name, positions[rows]).to(kept[name].dtype)
+        return kept
+
+    def _of(self, name: str, positions: Tensor) -> Tensor:
+        if name in self.files:
+            return self.files[name][positions]
+        if name in _OF_LABELED:
+            raise ValueError(
+                f"the strategy reads the {name} of what is labeled; give the table of labeled samples a column label, with "
+                f"the number of the class, from 0, as in the columns of probs."
+            )
+        other, derive = _DERIVED[name]
+        return derive(self.files[other][positions].float())
+
+    def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
+        scores = [score({name: self._of(name, some) for name in names}) for some in positions.split(_BLOCK)]
+        return torch.cat(scores) if scores else torch.empty(0)

@@ -1,0 +1,142 @@
+"""Choosing from files is choosing from arrays."""
+
+import numpy as np
+import pytest
+import torch
+
+import deepal
+from deepal import cli, strategies
+from deepal.room import Room
+from deepal.selection import Selection, _Files
+from deepal.strategies import BADGE, BALD, CoreSet, DCoM, Margin, Random, TypiClust
+from deepal.testing import made_up_signals
+
+SIZE = 90
+SIGNALS = made_up_signals(SIZE, 0)
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name in ("embedding", "logits", "probs", "logit_gradient", "mc_probs"):
+        for number, some in enumerate(SIGNALS[name].split(40)):
+            np.save(tmp_path / f"{name}-{number}.npy", some.numpy())
+    (tmp_path / "ids.csv").write_text("path;id\n" + "".join(f"x;image-{row}\n" for row in range(SIZE)))
+    (tmp_path / "labeled.csv").write_text("id,label\nimage-4,1\nimage-9,0\nimage-2,3\n")
+    (tmp_path / "skip.txt").write_text("image-80\n\nimage-81\n")
+    return tmp_path
+
+
+def selection(files, strategy, *names, **more):
+    signals = {name: f"{files}/{name}-*.npy" for name in names}
+    return Selection(strategy=strategy, signals=signals, cache=files / "cache", **more)
+
+
+def positions(chosen):
+    return [row["position"] for row in chosen]
+
+
+EVERY = [
+    strategy
+    for name in strategies.__all__
+    if isinstance(strategy := getattr(strategies, name), type)
+    and issubclass(strategy, strategies.QueryStrategy)
+    and not strategy.__abstractmethods__
+    and name not in ("EPIG", "PerGroup", "Prefilter", "Random", "Stochastic")
+]
+
+
+@pytest.mark.parametrize("strategy", EVERY, ids=lambda each: each.__name__)
+def test_every_strategy_chooses_from_files_what_it_chooses_from_arrays(files, strategy):
+    names = [name for name in strategy().needs["pool"] if name != "group"]
+    asked = {"ids": files / "ids.csv", "query_size": 5, "seed": 3}
+    assert positions(selection(files, strategy(), *names, **asked).chosen()) == (
+        deepal.select(strategy(), {name: SIGNALS[name] for name in names}, query_size=5, seed=3)
+    )
+
+
+def test_neither_what_is_labeled_nor_what_is_excluded_is_chosen(files):
+    asked = {"ids": files / "ids.csv", "labeled": files / "labeled.csv", "exclude": files / "skip.txt"}
+    chosen = selection(files, CoreSet(), "embedding", **asked, query_size=SIZE - 5).chosen()
+    assert set(positions(chosen)) == set(range(SIZE)) - {4, 9, 2, 80, 81}
+    assert [row["rank"] for row in chosen] == list(range(SIZE - 5))
+    assert all(row["id"] == f"image-{row['position']}" for row in chosen)
+    without = selection(files, CoreSet(), "embedding", **{**asked, "exclude": None}, query_size=9).chosen()
+    assert positions(without) == deepal.select(CoreSet(), SIGNALS, labeled=[4, 9, 2], query_size=9)
+
+
+def test_logits_imply_what_follows_from_them(files):
+    for strategy, names in ((Margin(), ("logits",)), (BADGE(), ("logits", "embedding"))):
+        chosen = selection(files, strategy, *names, query_size=6).chosen()
+        assert positions(chosen) == deepal.select(strategy, SIGNALS, query_size=6)
+        assert [row["id"] for row in chosen] == [str(row["position"]) for row in chosen]
+
+
+def test_classes_of_what_is_labeled_are_read_where_they_are_needed(files):
+    asked = {"ids": files / "ids.csv", "query_size": 4}
+    chosen = selection(files, DCoM(radius=0.5), "embedding", "probs", labeled=files / "labeled.csv", **asked).chosen()
+    assert len(chosen) == 4
+    (files / "bare.csv").write_text("id\nimage-4\n")
+    with pytest.raises(ValueError, match="give the table of labeled samples a column label"):
+        selection(files, DCoM(radius=0.5), "embedding", "probs", labeled=files / "bare.csv", **asked).chosen()
+
+
+def test_all_of_a_file_is_never_copied_and_a_part_of_it_in_room_that_there_is(files, tmp_path):
+    half = SIGNALS["embedding"].half()
+    source = _Files({"embedding": half}, Room(tmp_path, 0))
+    assert source.read(torch.arange(SIZE), ("embedding",))["embedding"] is half
+    order = torch.arange(SIZE).flip(0)
+    assert torch.equal(source.read(order, ("embedding",))["embedding"], half.flip(0).float())
+    assert torch.equal(source.read(torch.tensor([7, 3]), ("embedding",))["embedding"], half[[7, 3]].float())
+
+
+def test_a_pool_without_signals_is_its_ids(files):
+    chosen = selection(files, Random(), ids=files / "ids.csv", query_size=SIZE).chosen()
+    assert sorted(positions(chosen)) == list(range(SIZE))
+    with pytest.raises(ValueError, match=r"nothing says how large the pool is; give ids=FILE"):
+        selection(files, Random()).chosen()
+
+
+def test_what_does_not_fit_together_is_refused_by_name(files):
+    ids = files / "ids.csv"
+    with pytest.raises(ValueError, match=r"BALD\(\) needs mc_probs; give signals.mc_probs=FILE"):
+        selection(files, BALD(), "embedding").chosen()
+    with pytest.raises(ValueError, match=r"give signals.probs=FILE, a row a sample, or signals.logits, which imply it"):
+        selection(files, Margin(), "embedding").chosen()
+    (files / "few.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"few.txt names 2 samples, and the signals have 90 rows"):
+        selection(files, Margin(), "probs", ids=files / "few.txt").chosen()
+    (files / "unknown.txt").write_text("a\nimage-3\n")
+    with pytest.raises(ValueError, match=r"1 ids are not in the pool: a\."):
+        selection(files, Margin(), "probs", ids=ids, labeled=files / "unknown.txt").chosen()
+    (files / "twice.txt").write_text("image-3\nimage-3\n")
+    with pytest.raises(ValueError, match="some ids are there more than once"):
+        selection(files, Margin(), "probs", ids=ids, exclude=files / "twice.txt").chosen()
+    (files / "same.txt").write_text("a\n" * SIZE)
+    with pytest.raises(ValueError, match="names a more than once"):
+        selection(files, Margin(), "probs", ids=files / "same.txt").chosen()
+    with pytest.raises(ValueError, match="query_size=91 must be from 1 to 90"):
+        selection(files, Margin(), "probs", query_size=91).chosen()
+    np.save(files / "target-0.npy", np.arange(SIZE))
+    with pytest.raises(ValueError, match=r"holds torch.int64, and signals are floats"):
+        Selection(strategy=TypiClust(), signals={"embedding": f"{files}/target-0.npy"}).chosen()
+    np.save(files / "short-0.npy", np.ones((5, 2), np.float32))
+    with pytest.raises(ValueError, match=r"have as many rows each, and these have"):
+        Selection(
+            strategy=DCoM(), signals={"embedding": f"{files}/short-0.npy", "probs": f"{files}/probs-*.npy"}, cache=files
+        ).chosen()
+
+
+def test_the_command_prints_ids_and_writes_them_and_overwrites_nothing(files, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    command = ["select", "--signals", "embedding=embedding-*.npy", "probs=probs-*.npy", "--ids", "ids.csv", "--labeled"]
+    command += ["labeled.csv", "--strategy", "DCoM", "--strategy.radius", "0.5", "--query_size", "3", "--cache", "c"]
+    cli.main(command)
+    printed = capsys.readouterr().out.split()
+    lines = (files / "query.csv").read_text().splitlines()
+    assert lines[0] == "id,position,rank,score"
+    assert [line.split(",")[0] for line in lines[1:]] == printed
+    assert len(printed) == 3
+    with pytest.raises(SystemExit, match=r"query.csv is there already"):
+        cli.main(command)
+    with pytest.raises(SystemExit, match=r"there is no 'TipiClust' for --strategy; the nearest is 'TypiClust'"):
+        cli.main(["select", "--strategy", "TipiClust", "--out", "other.csv"])
