@@ -16,6 +16,7 @@ from deepal.data.pool import Pool
 from deepal.ledger import Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
+from deepal.representation import Representation
 from deepal.run import Run
 from deepal.task import Task
 from deepal.watching import Watchers
@@ -31,6 +32,7 @@ class Settings(Protocol):
     data: ActiveDataModule
     oracle: Oracle
     initial: Initial
+    embedding_from: Representation | None
     query_size: int
     budget: int
     test_every: int | None
@@ -87,6 +89,7 @@ class Books:
         self.run.refuse_another_config(config)
         self.data.begin(self._seed("data"), self.validation_size, self._remembered_by_name())
         self.run.refuse_other_images(self.data.fingerprint())
+        self.run.refuse_other_embeddings(self._embeddings())
 
     @property
     def validation_size(self) -> int:
@@ -133,7 +136,7 @@ class Books:
         task = self.data.task
         manifest = {
             "config": config, "data": self.data.fingerprint(), "validation": self.validation_size,
-            "images": self.data.begun_with, "task": asdict(task) if task else None,
+            "images": self.data.begun_with, "embeddings": self._embeddings(), "task": asdict(task) if task else None,
             "title": {
                 "strategy": fingerprint.title(config["strategy"]),
                 "module": fingerprint.title(config["module"]),
@@ -297,6 +300,11 @@ class Books:
             return []
         asked = {each.position for each in self.ledger.questions()}
         return [position for position in self.data.existing() if position not in asked]
+
+    def _embeddings(self) -> str | None:
+        """A hash of embeddings that are not the module's, where the configuration does not say all of them."""
+        source = self.settings.embedding_from
+        return source.digest() if source else None
 
     def _names(self, first: int, last: int) -> Iterator[str]:
         return (self.data.name(position) for position in range(first, last))

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepal import artifacts, fitting, fresh, preflight, seeds, weights
 from deepal.bookkeeping import Books, Turn
@@ -16,16 +17,18 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
+from deepal.features import Features
 from deepal.ledger import WRONG, Query, Result
 from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.representation import Representation
 from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals, voice_of
-from deepal.strategies.base import QueryStrategy, View, choose
+from deepal.strategies.base import QueryStrategy, View, choose, warn_of_distances
 from deepal.watching import Watchers, interruptible, quiet
 
 
@@ -37,6 +40,7 @@ class Settings(Protocol):
     data: ActiveDataModule
     probes: list[Probe]
     trainer: Mapping[str, Any]
+    embedding_from: Representation | None
     pool_subset: int | None
     warm_start: bool
     seed: int
@@ -59,6 +63,9 @@ class Cycle:
         self.settings, self.data, self.files, self.ranks = settings, settings.data, files, ranks
         self.books, self.watchers = books, watchers or Watchers()
         self._looked_at: set[tuple[Part, int]] = set()
+        self.features = Features(
+            settings, files, ranks, self.watchers, lambda trainer, reader, part: self._scan(0, trainer, reader, part=part)
+        )
 
     def carry_out(self, turn: Turn, module: LightningModule | None = None) -> None:
         """Fit, test, choose, and write down what was measured and asked, in one transaction.
@@ -67,9 +74,10 @@ class Cycle:
         Raises UnreadableError, in every process, where images that it needs cannot be read.
         """
         self._follow(turn)
-        self._look()
         trainer = self._fresh_trainer(turn.cycle)
         meter, metrics = Meter(trainer.strategy.root_device), {}
+        self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
+        self._look()
         is_fitted = module is not None or self._needs_fit(turn)
         if module is None and is_fitted:
             module = self._fitted(turn, trainer, meter)
@@ -89,7 +97,8 @@ class Cycle:
         Raises UnreadableError where one of the images cannot be read.
         """
         self.data.pool = Pool(self.data.candidates)
-        view = self._view(torch.tensor(self.data.candidates[:16]), self._scan(0, trainer, module))
+        some = self.data.candidates[:16]
+        view = self._view(torch.tensor(some), self._scan(0, trainer, module, self.features.embeddings(trainer, some)))
         try:
             with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
                 choose(self.settings.strategy, view, 1, torch.Generator())
@@ -114,7 +123,9 @@ class Cycle:
 
     def _needs_fit(self, turn: Turn) -> bool:
         """Whether anybody wants the model of this cycle: a test, the strategy, or the next fit."""
-        return turn.tests or bool(self.settings.strategy.needs) or self.settings.warm_start
+        at_hand = {"embedding"} if self.settings.embedding_from is not None else set()
+        needs = {name for names in self.settings.strategy.needs.values() for name in names}
+        return turn.tests or bool(needs - at_hand) or self.settings.warm_start
 
     def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
         """The module trained on what is labeled: from its file where it was trained already."""
@@ -132,7 +143,7 @@ class Cycle:
                     fitting.fit(trainer, module, self.data, self.settings.trainer)
                 self.ranks.align(module)
         if self.ranks.first:
-            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()})
+            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()}, not turn.query_size)
         return module
 
     def _tested(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
@@ -155,13 +166,17 @@ class Cycle:
         if self.settings.pool_subset is not None:
             rows = torch.randperm(len(rows), generator=generator)[: self.settings.pool_subset].sort().values
         self.watchers.tell("phase", turn.cycle, "scan", len(rows))
-        scan = self._scan(turn.cycle, trainer, module)
+        with meter.phase("read") if self.settings.embedding_from else nullcontext():
+            at_hand = self.features.embeddings(trainer, self.data.candidates)
+        scan = self._scan(turn.cycle, trainer, module, at_hand)
         with meter.phase("select"):
             try:
                 view, made = self._with_artifacts(turn, self._view(torch.tensor(turn.pool.index), scan))
                 if len(rows) < len(view.pool):
                     view = view.take(rows)
                 choice = choose(self.settings.strategy, view, turn.query_size, generator)
+                if turn.cycle == 0:
+                    warn_of_distances(self.settings.strategy, view)
             except NonFiniteError as error:
                 raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
             chosen = view.pool.take(choice.rows)
@@ -224,7 +239,14 @@ class Cycle:
             return None
         return tuple(self.data.label(each) for each in probs.argmax(-1).tolist())
 
-    def _scan(self, cycle: int, trainer: Trainer, module: LightningModule) -> Scan:
+    def _scan(
+        self,
+        cycle: int,
+        trainer: Trainer,
+        module: nn.Module,
+        at_hand: Mapping[str, Tensor] | None = None,
+        part: Part = "train",
+    ) -> Scan:
         device = trainer.strategy.root_device
         self.data.trainer = trainer  # which hooks of other people ask
         return Scan(
@@ -236,6 +258,8 @@ class Cycle:
             ranks=self.ranks,
             precision=trainer.precision_plugin.forward_context,
             room=Room(self.files.path),
+            part=part,
+            at_hand=at_hand or {},
             advance=lambda done: self.watchers.tell("advance", done),
         )
 

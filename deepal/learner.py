@@ -30,6 +30,7 @@ from deepal.modules import Adapter
 from deepal.oracles import Answer, DatasetOracle, Oracle
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.representation import Representation
 from deepal.run import Files, Run
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watcher, Watchers, quiet_lightning
@@ -52,6 +53,8 @@ class Learner:
         query_size: labels a cycle.
         budget: labels in all, the initial ones included. A finished run goes on where it has grown, with the validation set
             that it began with.
+        embedding_from: where the embeddings that strategies read come from, if not from the module: `FeatureFile(path)`, or
+            `Backbone(network)`, which is not trained.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
         test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
             cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.
@@ -78,6 +81,7 @@ class Learner:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     query_size: int = 10
     budget: int = field(default=100, metadata=NEUTRAL)
+    embedding_from: Representation | None = None
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
@@ -199,7 +203,8 @@ class Learner:
         books.lay_out(config)
         alone = Cycle(self, books.run.files, Ranks())
         module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
-        preflight.refuse_bad_needs(self.strategy, module, self.probes, grouped=self.data.groups([]) is not None)
+        elsewhere = self.embedding_from is not None
+        preflight.refuse_bad_needs(self.strategy, module, self.probes, self.data.groups([]) is not None, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:

@@ -31,10 +31,10 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Around the work of one phase."""
+        """Around the work of one phase, or a part of it."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
-        self.seconds[name] = time.perf_counter() - wall
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - wall
         self.seconds["cpu"] += time.process_time() - cpu
 
     def peak_memory(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.oracles import Oracle
 from deepal.probes import Probe
+from deepal.representation import Representation
 from deepal.signals import voice_of
 from deepal.strategies.base import QueryStrategy
 
@@ -43,6 +44,7 @@ class Settings(Protocol):
     oracle: Oracle
     initial: Initial
     probes: list[Probe]
+    embedding_from: Representation | None
     query_size: int
     budget: int
     pool_subset: int | None
@@ -87,7 +89,13 @@ def _refuse_other_kinds(run: Settings) -> None:
     """Raises ValueError for parts that are classes, names, or of another kind."""
     if not isinstance(run.probes, list | tuple):
         raise ValueError(f"probes={run.probes!r} must be a list; write probes=[{run.probes!r}].")
-    parts = [("strategy", run.strategy, QueryStrategy), ("oracle", run.oracle, Oracle), ("initial", run.initial, Initial)]
+    parts: list[tuple[str, Any, type]] = [
+        ("strategy", run.strategy, QueryStrategy),
+        ("oracle", run.oracle, Oracle),
+        ("initial", run.initial, Initial),
+    ]
+    if run.embedding_from is not None:
+        parts.append(("embedding_from", run.embedding_from, Representation))
     for name, given, kind in (*parts, *(("probes", each, Probe) for each in run.probes)):
         if isinstance(given, type):
             raise ValueError(f"{name}={given.__name__} is a class; give what it makes: {given.__name__}().")
@@ -102,12 +110,22 @@ def refuse_bad_name(name: str) -> None:
 
 
 def refuse_bad_needs(
-    strategy: QueryStrategy, module: LightningModule, probes: Sequence[Probe] = (), grouped: bool = False
+    strategy: QueryStrategy,
+    module: LightningModule,
+    probes: Sequence[Probe] = (),
+    grouped: bool = False,
+    embedded: bool = False,
 ) -> None:
     """Raises ValueError where the strategy reads a signal that nobody can say, and names modules that can.
 
-    Args: probes: say what the module cannot; grouped: whether the data has groups.
+    Args: probes: say what the module cannot; grouped: whether the data has groups; embedded: whether embeddings come from
+        elsewhere.
     """
+    if embedded and strategy.of_last_layer:
+        raise ValueError(
+            f"{strategy!r} reads the embedding as the input of the last layer, and embedding_from gives another one; leave "
+            f"it out, or take a strategy that compares images by any representation, such as TypiClust() or CoreSet()."
+        )
     for probe in probes:
         missing = [name for name in probe.asks if not callable(getattr(voice_of(module), name, None))]
         if missing:
@@ -126,7 +144,7 @@ def refuse_bad_needs(
                 f"{strategy!r} reads what samples say together, and {posterior!r} gives each sample draws of its own; take "
                 f"consistent=True."
             )
-    said = {probe.says for probe in probes}
+    said = {probe.says for probe in probes} | ({"embedding"} if embedded else set())
     for of, names in strategy.needs.items():
         for name in names:
             if name == "group" and not grouped:

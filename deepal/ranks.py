@@ -69,6 +69,14 @@ class Ranks:
             distributed.broadcast_object_list(decision, device=self._meeting_place())
         return decision[0]  # type: ignore[return-value]
 
+    def in_turn(self, do: Callable[[], T]) -> T:
+        """What each process does, the first one before the others: what it leaves in files they find there."""
+        if self.processes == 1:
+            return do()
+        first = do() if self.first else None
+        self.decided(lambda: None)
+        return first if self.first else do()  # type: ignore[return-value]
+
     def each(self, own: T) -> list[T]:
         """What every process has, in the order of their ranks."""
         if self.processes == 1:

@@ -48,6 +48,11 @@ class Files:
             shutil.rmtree(self.path / leftover, ignore_errors=True)
 
     @property
+    def features(self) -> Path:
+        """What runs beside this one have read of images too, a folder for each network and data set."""
+        return self.path.parent / ".features"
+
+    @property
     def artifacts(self) -> Path:
         """What the strategy has computed once."""
         return self.path / "artifacts.safetensors"
@@ -96,6 +101,14 @@ class Run:
             raise RunMismatchError(
                 f"the images are not those that the run in {self.path} was begun with; give it its data set again, or "
                 f"start another run under another name."
+            )
+
+    def refuse_other_embeddings(self, digest: str | None) -> None:
+        """Raises RunMismatchError where the run was begun with another file of embeddings."""
+        if self.ledger.manifest().get("embeddings", digest) != digest:
+            raise RunMismatchError(
+                f"the file of embedding_from holds other features than those that the run in {self.path} was begun with; "
+                f"give it its file again, or start another run under another name."
             )
 
     # What it remembers

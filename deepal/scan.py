@@ -1,7 +1,7 @@
 """One pass of a module over images, that leaves no trace: signals by position, and scores that never keep signals."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from deepal import seeds
-from deepal.data.images import UnreadableError
+from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Damaged, Share
 from deepal.functional import uncertainty
 from deepal.nn.network import in_eval
@@ -27,7 +27,7 @@ class Scannable(Protocol):
     @property
     def candidates(self) -> Sequence[int]: ...
 
-    def scan_dataloader(self, positions: Tensor, share: Share) -> Any: ...
+    def scan_dataloader(self, positions: Tensor, share: Share, part: Part) -> Any: ...
 
     def scanned(self, batch: Any, device: torch.device) -> Any: ...
 
@@ -48,6 +48,8 @@ class Scan:
         ranks: the processes that read together.
         precision: the context that a forward pass runs in, for mixed precision.
         room: where signals are held.
+        part: of the data that is read.
+        at_hand: signals (N, ...) by position, which nobody has to read.
         advance: told how many images have been read, batch by batch.
     """
 
@@ -59,6 +61,8 @@ class Scan:
     ranks: Ranks = field(default_factory=Ranks)
     precision: Callable[[], AbstractContextManager] = nullcontext
     room: Room = field(default_factory=Room)
+    part: Part = "train"
+    at_hand: Mapping[str, Tensor] = field(default_factory=dict)
     advance: Callable[[int], None] = lambda done: None
     seconds: float = field(default=0.0, init=False)
     """Time spent in passes so far."""
@@ -71,6 +75,21 @@ class Scan:
 
         Raises UnreadableError, when all was read, where images could not be.
         """
+        at_hand = {name: self._rows_at_hand(name, positions) for name in names if name in self.at_hand}
+        if names := tuple(name for name in names if name not in at_hand):
+            return {**at_hand, **self._read(positions, names)}
+        return at_hand
+
+    def _rows_at_hand(self, name: str, positions: Tensor) -> Tensor:
+        rows = self.at_hand[name]
+        if torch.equal(positions, torch.arange(len(rows))):
+            return rows
+        kept = self.room.of(len(positions), {name: rows[:1]})[name]
+        for some in torch.arange(len(positions)).split(_ROWS):
+            kept[some] = rows[positions[some]].to(kept.dtype)
+        return kept
+
+    def _read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
 
         def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
@@ -92,9 +111,10 @@ class Scan:
         scores = torch.zeros(len(positions))
 
         def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
-            scores[rows] = score(said).to("cpu", torch.float32)
+            at_hand = {name: self.at_hand[name][positions[rows]].to(self.device) for name in names if name in self.at_hand}
+            scores[rows] = score({**said, **at_hand}).to("cpu", torch.float32)
 
-        self._pass(positions, names, keep)
+        self._pass(positions, tuple(name for name in names if name not in self.at_hand), keep)
         self.ranks.add_up(scores)
         return scores
 
@@ -152,10 +172,10 @@ class Scan:
 
     def _batches(self, positions: Tensor) -> tuple[bool, Any]:
         """This process's batches; where it has none, an image that tells the shape of what is said, and is not wanted."""
-        loader = self.data.scan_dataloader(positions, Share(self.ranks.rank, self.ranks.processes))
+        loader = self.data.scan_dataloader(positions, Share(self.ranks.rank, self.ranks.processes), self.part)
         if len(loader):
             return True, loader
-        return False, self.data.scan_dataloader(torch.tensor(self.data.candidates[:1]), Share())
+        return False, self.data.scan_dataloader(torch.tensor(self.data.candidates[:1]), Share(), "train")
 
     def _speaker(self, names: Sequence[str]) -> Callable[[Any], dict[str, Tensor]]:
         """A function that says these signals of images: what a probe says with coins of its own, the rest by the module."""
@@ -176,6 +196,9 @@ class Scan:
         """Those that were given, and the module's own posterior."""
         posterior = getattr(voice_of(self.module), "posterior", None)
         return [*([posterior] if isinstance(posterior, Probe) else []), *self.probes]
+
+
+_ROWS = 8192  # copied at a time
 
 
 @dataclass(frozen=True)

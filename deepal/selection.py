@@ -14,7 +14,7 @@ from deepal.data import arrays
 from deepal.functional import gradients
 from deepal.room import Room
 from deepal.signals import Score, Signals
-from deepal.strategies.base import Choice, QueryStrategy, View, choose
+from deepal.strategies.base import Choice, QueryStrategy, View, choose, warn_of_distances
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,7 @@ class Selection:
         try:
             torch.set_num_threads(self.threads or before)
             choice = choose(self.strategy, view, self.query_size, torch.Generator().manual_seed(self.seed))
+            warn_of_distances(self.strategy, view)
         finally:
             torch.set_num_threads(before)
         if choice.notes:

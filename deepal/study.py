@@ -22,6 +22,7 @@ from deepal.modules import Adapter
 from deepal.oracles import DatasetOracle, Oracle
 from deepal.probes import Probe
 from deepal.records import Record
+from deepal.representation import Representation
 from deepal.strategies import QueryStrategy, Random
 from deepal.workers import FAILURE, StudyError, carry_out, new_session, supervise
 
@@ -64,6 +65,7 @@ class Study:
     trainer: Mapping[str, Any] = field(default_factory=dict)
     query_size: int = 10
     budget: int = 100
+    embedding_from: Representation | None = None
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
@@ -97,7 +99,8 @@ class Study:
         """Add a run. Raises ValueError where it is there already, and where it is one of several processes."""
         learner = Learner(
             strategy=strategy, module=module, data=data, oracle=self.oracle, initial=initial, probes=self.probes,
-            trainer=self.trainer, query_size=self.query_size, budget=self.budget, pool_subset=self.pool_subset,
+            trainer=self.trainer, query_size=self.query_size, budget=self.budget,
+            embedding_from=self.embedding_from, pool_subset=self.pool_subset,
             test_every=self.test_every, warm_start=self.warm_start, seed=seed, threads=self.threads, root=self.folder,
         )  # fmt: skip
         if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):

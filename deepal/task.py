@@ -31,7 +31,9 @@ class Task:
         return cls(**{each.name: tuple(fields[each.name]) for each in dataclass_fields(cls)})
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Raw images (B, channels, height, width), uint8 or float, as a network reads them."""
+        """Raw images (B, channels, height, width), uint8 or float, as a network reads them; rows of features are that."""
+        if images.ndim == 2:
+            return images
         if images.dtype == torch.uint8:
             images = images.float() / 255
         mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))

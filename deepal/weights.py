@@ -11,11 +11,12 @@ from typing import Any
 from lightning.pytorch import LightningModule
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepal import fingerprint, folder
+from deepal.nn import Frozen
 from deepal.probes import Probe
 from deepal.task import Task
 
@@ -26,18 +27,34 @@ _KINDS = (nn.Module, Optimizer, LRScheduler, Probe)
 """What a file of weights may name, and where: a file cannot make us import or call anything else."""
 
 
-def save(module: nn.Module, path: Path, notes: Mapping[str, Any]) -> None:
-    """Write the weights of `module` atomically, with how to build it again and `notes` (plain values)."""
+def save(module: nn.Module, path: Path, notes: Mapping[str, Any], whole: bool = True) -> None:
+    """Write the weights of `module` atomically, with how to build it again and `notes` (plain values).
+
+    Args: whole: with the networks that frozen features come from, which are no part of what is trained.
+    """
     described = {key: value for key, value in fingerprint.describe(module).items() if key not in ("weights", "layers")}
     metadata = {"module": described, "task": fingerprint.describe(getattr(module, "task", None))}
-    tensors = {name: each.detach().cpu().contiguous().clone() for name, each in module.state_dict().items()}
+    state = {**module.state_dict(), **(_of_trunks(module) if whole else {})}
+    tensors = {name: each.detach().cpu().contiguous().clone() for name, each in state.items()}
     text = {"deepal": json.dumps({**metadata, **notes})}
     folder.write_atomically(path, lambda partial_file: save_file(tensors, partial_file, metadata=text))
 
 
 def load_into(module: nn.Module, path: Path) -> None:
     """Read the weights of a file into `module`."""
-    module.load_state_dict(load_file(path))
+    state = load_file(path)
+    for name, there in _of_trunks(module).items():
+        if name in state:
+            there.copy_(state.pop(name))
+    module.load_state_dict(state)
+
+
+def _of_trunks(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of the networks that frozen features come from, each once."""
+    trunks = {
+        id(each.trunk): (f"{name}.trunk", each.trunk) for name, each in module.named_modules() if isinstance(each, Frozen)
+    }
+    return {f"{name}.{key}": each for name, trunk in trunks.values() for key, each in trunk.state_dict().items()}
 
 
 def notes(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -37,6 +38,23 @@ def whole(tmp_path_factory):
 
 def read(root):
     return [torch.load(root / f"rank{rank}.pt") for rank in (0, 1)]
+
+
+def test_features_are_read_once_by_both_and_stand_for_images_in_both(tmp_path):
+    done = launch(tmp_path / "two", "features")
+    assert done.returncode == 0, done.stderr
+    first, second = (ranks["passes"] for ranks in read(tmp_path / "two"))
+    images = [len(ours) + len(theirs) for (_, ours), (_, theirs) in zip(first[-len(second) :], second, strict=True)]
+    assert images[:2] == [1200, 597]  # of the module's network, all that there is
+    assert images[2] == 1200 - 16  # of the other one, but for those of the rehearsal
+    one = two_ranks.of_features(tmp_path / "one", processes=1)
+    one.run()
+    stores = [
+        {file.name: np.load(file) for file in (tmp_path / each / ".features").glob("*/*.npy")} for each in ("one", "two")
+    ]
+    assert set(stores[0]) == set(stores[1])
+    asked = [Ledger(tmp_path / each / "run" / "ledger.sqlite").asked(0) for each in ("one", "two")]
+    assert asked[0] == asked[1]
 
 
 def test_every_rank_makes_the_same_picks(whole):

@@ -1,4 +1,4 @@
-"""A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN]`.
+"""A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN | features]`.
 
 Each process writes down what it read and what it chose. Where a rank, a place and a turn are given, that process is killed
 when it comes by the place for that time.
@@ -7,6 +7,8 @@ when it comes by the place for that time.
 import os
 import signal
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,9 +17,10 @@ from torch import nn
 from deepal import Learner, callbacks, cycle, scan
 from deepal.data import Digits
 from deepal.modules import Classifier
-from deepal.nn import Network
+from deepal.nn import Headed, Network
 from deepal.probes import MCDropout
-from deepal.strategies import BADGE, BALD, Prefilter
+from deepal.representation import Backbone
+from deepal.strategies import BADGE, BALD, CoreSet, Prefilter
 
 STRATEGY = Prefilter(BALD(), BADGE(), keep=200)
 callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
@@ -42,6 +45,15 @@ def made(root, processes=2):
     return Learner(
         strategy=STRATEGY, module=Classifier(backbone=Normed, posterior=MCDropout(8)), data=data, query_size=10, budget=40,
         trainer={"max_steps": 30, **several}, root=root, name="run",
+    )  # fmt: skip
+
+
+def of_features(root, processes=2):
+    """The same of frozen features, and chosen by another network's."""
+    learner = made(root, processes)
+    return replace(
+        learner, module=Classifier(partial(Headed, of=Normed, hidden=(16,)), frozen=True), strategy=CoreSet(),
+        embedding_from=Backbone(Normed),
     )  # fmt: skip
 
 
@@ -88,8 +100,8 @@ def kill_at(place, turn):
 if __name__ == "__main__":
     root, rank = Path(sys.argv[1]), int(os.environ.get("LOCAL_RANK", 0))
     root.mkdir(parents=True, exist_ok=True)
-    if len(sys.argv) == 2:
+    if sys.argv[2:] in ([], ["features"]):
         record(root, rank)
     elif rank == int(sys.argv[2]):
         kill_at(sys.argv[3], int(sys.argv[4]))
-    made(root).run()
+    (of_features if sys.argv[2:] == ["features"] else made)(root).run()

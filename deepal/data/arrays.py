@@ -47,6 +47,11 @@ def read(address: str, cache: Path = CACHE) -> Tensor:
     return shards[0] if len(shards) == 1 else _joined(shards, cache)
 
 
+def digest(array: Tensor) -> str:
+    """A hash of an array's rows, its shape and its kind."""
+    return _digest([array])
+
+
 def _files(address: str, cache: Path) -> list[Path]:
     """The files that an address stands for, here, by the numbers in their names."""
     if "://" in address:
@@ -113,11 +118,7 @@ def _tensor(file: Path, name: str) -> Tensor:
 def _joined(shards: Sequence[Tensor], cache: Path) -> Tensor:
     """Shards as one array, in a file of the cache named by the hash of their content."""
     shape, dtype = (sum(map(len, shards)), *shards[0].shape[1:]), shards[0].dtype
-    digest = blake2b(json.dumps([shape, str(dtype)]).encode(), digest_size=16)
-    for shard in shards:
-        for some in _blocks(shard):
-            digest.update(some.numpy().data)
-    path = cache / f"{digest.hexdigest()}.joined"
+    path = cache / f"{_digest(shards)}.joined"
     numbers = int(np.prod(shape))
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -130,6 +131,15 @@ def _joined(shards: Sequence[Tensor], cache: Path) -> Tensor:
 
         folder.write_atomically(path, join)
     return torch.from_file(str(path), shared=False, size=numbers, dtype=dtype).view(shape)
+
+
+def _digest(shards: Sequence[Tensor]) -> str:
+    shape = (sum(map(len, shards)), *shards[0].shape[1:])
+    found = blake2b(json.dumps([shape, str(shards[0].dtype)]).encode(), digest_size=16)
+    for shard in shards:
+        for some in _blocks(shard):
+            found.update(some.numpy().data)
+    return found.hexdigest()
 
 
 def _blocks(array: Tensor) -> Iterator[Tensor]:

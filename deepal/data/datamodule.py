@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from deepal import seeds
 from deepal.data import loading
 from deepal.data.augmentation import Augmentation
-from deepal.data.images import UNLABELED, Images, ImageSet, Part, fingerprint
+from deepal.data.images import UNLABELED, Images, ImageSet, Part, Rows, fingerprint
 from deepal.data.layout import Draw
 from deepal.data.loading import ALONE, Block, Damaged, Share
 from deepal.data.measuring import measured_task
@@ -174,6 +176,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         self.begun_with = remembered.begun_with if remembered else len(self._set.train)
         draw = Draw(seed, remembered.validation if remembered else validation_size, self.pool_size, self.imbalance)
         self._layout = draw.laid_out(self._set, self.begun_with)
+        self._features: dict[Part, Images] = {}
         self.set_aside([])
         if remembered:
             self.recall(remembered.contents)
@@ -191,7 +194,34 @@ class ActiveDataModule(LightningDataModule, ABC):
     @property
     def in_memory(self) -> bool:
         """Whether training images are in memory, so that reading them takes nobody else."""
-        return self._set.train.in_memory and not self.num_workers
+        return self._images("train").in_memory and not self.num_workers
+
+    @property
+    def is_read_once(self) -> bool:
+        """Whether an image is the same whenever it is read, so that features that do not change may stand for it."""
+        return not self.augmentation
+
+    @property
+    def serves_features(self) -> bool:
+        """Whether it serves rows of features."""
+        return bool(self._features)
+
+    def serve(self, features: Mapping[Part, Tensor]) -> None:
+        """Serve these rows in place of images until the next layout. Args: features: (N, F) by position, of each part."""
+        self._features = {part: Rows(rows, self._images(part)) for part, rows in features.items()}
+
+    @contextmanager
+    def serving_images(self) -> Iterator[None]:
+        """Meanwhile images are served, whatever stands for them."""
+        features, self._features = self._features, {}
+        try:
+            yield
+        finally:
+            self._features = features
+
+    def sizes(self) -> dict[Part, int]:
+        """How many images there are of each part, those included that the run does not use."""
+        return {"train": len(self._set.train), "test": len(self._set.test)}
 
     @property
     def candidates(self) -> list[int]:
@@ -228,6 +258,11 @@ class ActiveDataModule(LightningDataModule, ABC):
         if self._set.train.keys() is not None:
             return "by keys"
         return fingerprint(self._set.train) + fingerprint(self._set.test)
+
+    def identity(self) -> str:
+        """A hash of the images, in their order, of those too that can grow."""
+        keys = self.keys()
+        return self.fingerprint() if keys is None else blake2b(keys.tobytes(), digest_size=16).hexdigest()
 
     def keys(self) -> np.ndarray | None:
         """`Images.keys` of the training images."""
@@ -330,18 +365,18 @@ class ActiveDataModule(LightningDataModule, ABC):
     def val_dataloader(self) -> DataLoader | list:
         """The validation images with their classes; an empty list where there are none."""
         positions = self.validation_positions
-        return self._eval_loader(self._set.train, positions, "train") if positions else []
+        return self._eval_loader(self._images("train"), positions, "train") if positions else []
 
     def test_dataloader(self) -> DataLoader | list:
         """Every test image once, with its class; an empty list where there are none."""
         positions = self.test_positions
-        return self._eval_loader(self._set.test, positions, "test") if positions else []
+        return self._eval_loader(self._images("test"), positions, "test") if positions else []
 
-    def scan_dataloader(self, positions: Tensor, share: Share = ALONE) -> DataLoader:
-        """These training images, under the test transform, without classes; of several processes each is served its share
+    def scan_dataloader(self, positions: Tensor, share: Share = ALONE, part: Part = "train") -> DataLoader:
+        """These images of a part, under the test transform, without classes; of several processes each is served its share
         of the batches. A batch is `{"input", "position"}`, or `Damaged`."""
         sampler = loading.InOrder(len(positions), self._sizes[1], share)
-        return loading.loader(loading.Scanned(self._set.train, positions), sampler, self.num_workers)
+        return loading.loader(loading.Scanned(self._images(part), positions, part), sampler, self.num_workers)
 
     def unreadable(self, positions: Sequence[int], part: Part = "train") -> dict[int, str]:
         """Read these images, and say which cannot be, and why. Several processes read a share each."""
@@ -382,6 +417,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         return {**batch, "input": self.task.normalize(batch["input"])}
 
     def _images(self, part: Part) -> Images:
+        if part in self._features:
+            return self._features[part]
         return self._set.test if part == "test" else self._set.train
 
     @property
@@ -394,7 +431,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     ) -> DataLoader:
         seed = seeds.derive(self.cycle_seed, stream)
         sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders, self.full_batches)
-        batches = loading.Batches(self._set.train, torch.tensor(positions), targets)
+        batches = loading.Batches(self._images("train"), torch.tensor(positions), targets)
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)
             return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block, cut), 0)

@@ -114,6 +114,11 @@ class OverDataModule(ActiveDataModule):
         """Nothing is told: the module knows its own data."""
 
     @property
+    def is_read_once(self) -> bool:
+        """No: what an item holds, and what is made of it on its way, is their own."""
+        return False
+
+    @property
     def validation_positions(self) -> list[int]:
         every = range(len(self._val_items)) if self._val_items else ()
         return [position for position in every if position not in self._unreadable["val"]]

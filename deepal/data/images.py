@@ -109,6 +109,30 @@ class TensorImages(Images):
         return self.classes[torch.as_tensor(positions)]
 
 
+class Rows(Images):
+    """Rows of features in place of images, which still say everything else.
+
+    Args: features: (N, F), by position; of: the images.
+    """
+
+    in_memory = True
+
+    def __init__(self, features: Tensor, of: Images) -> None:
+        self.features, self.of = features, of
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def images(self, positions: Sequence[int] | Tensor) -> Tensor:
+        return self.features[torch.as_tensor(positions)]
+
+    def targets(self, positions: Sequence[int] | Tensor) -> Tensor:
+        return self.of.targets(positions)
+
+    def name(self, position: int) -> str:
+        return self.of.name(position)
+
+
 class DatasetImages(Images):
     """Images of any `torch.utils.data.Dataset` of (image, class) pairs, read item by item.
 

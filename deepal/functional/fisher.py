@@ -101,16 +101,23 @@ def information(embedding: Tensor, probs: Tensor) -> Tensor:
     return total.reshape(classes * width, classes * width)
 
 
-def principal_directions(embedding: Tensor, width: int) -> Tensor:
+def principal_directions(embedding: Tensor, width: int, mean: Tensor | None = None) -> Tensor:
     """The directions in which features have the largest second moments, (D, width), orthonormal, each with its largest
     entry positive.
 
-    Args: embedding (N, D); width: at most D.
+    Args: embedding (N, D); width: at most D; mean: (D,), from which they are taken; None: from zero.
     """
-    moments = sum(some.double().T @ some.double() for some in embedding.split(ROWS))
+    origin = embedding.new_zeros(embedding.shape[1], dtype=torch.float64) if mean is None else mean.double()
+    moments = sum((from_it := some.double() - origin).T @ from_it for some in embedding.split(ROWS))
     directions = torch.linalg.eigh(moments).eigenvectors[:, -width:].flip(1)
     signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
     return (directions * signs).to(embedding.dtype)
+
+
+def projected(embedding: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
+    """Embeddings (N, D) along directions (D, W), from their mean (D,): (N, W), in single precision."""
+    blocks = [(some.float() - mean) @ directions.float() for some in embedding.split(ROWS)]
+    return torch.cat(blocks) if blocks else embedding.new_empty(0, directions.shape[1], dtype=torch.float32)
 
 
 def bait(

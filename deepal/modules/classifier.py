@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from deepal.functional import gradients
 from deepal.modules.measured import Measured
-from deepal.nn import MLP, Network
+from deepal.nn import MLP, Frozen, Network, Trunk
 from deepal.probes import Posterior
 from deepal.task import Task
 
@@ -31,7 +31,9 @@ class Classifier(Measured):
             tested by the average of what its draws predict.
         weight_penalty: of the squared weights of linear layers but the last, over the number of training images, added to
             the loss: the prior of a Bayesian network, which counts for less the more labels there are (Gal et al.: 2.5).
-        frozen: train the last layer alone; the features below it keep their weights and their batch norm statistics.
+        frozen: train the last layer alone (and hidden ones that `Headed` puts before it); the features below keep their
+            weights and their batch norm statistics, the same in each cycle. A run reads each image once, unless there is
+            augmentation, and trains on rows of features.
         metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside the others.
     """
 
@@ -53,6 +55,7 @@ class Classifier(Measured):
             raise ValueError(f"Classifier(posterior={posterior!r}) must be a posterior: MCDropout(draws=20), say.")
         self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
         self.posterior, self.weight_penalty, self.frozen = posterior, weight_penalty, frozen
+        self.trunk = Trunk()
 
     def configure_network(self, task: Task) -> None:
         """Draw the network for this task, from the global generator, and be ready to be measured."""
@@ -61,19 +64,18 @@ class Classifier(Measured):
 
     def draw_network(self, task: Task) -> None:
         """Draw the network for this task, from the global generator."""
-        self.network = self.backbone(task.input_shape, len(task.classes))
+        shape, classes = task.input_shape, len(task.classes)
         if self.frozen:
-            self.network.requires_grad_(False)
-            self.network.head.requires_grad_(True)
-            self.network.eval()  # a Trainer leaves modes as it finds them
+            self.network: Network = Frozen(self.trunk.drawn(self.backbone, shape, classes))
+        else:
+            self.network = self.backbone(shape, classes)
         self.learned = self.posterior.memory(self.network.head) if self.posterior else None
 
     # What it says of normalised images (B, channels, height, width)
 
     def embedding(self, images: Tensor) -> Tensor:
         """The input of the last linear layer, (B, D)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.network.forward_features(images)
+        return self.network.forward_features(images)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, C)."""
@@ -160,10 +162,3 @@ class Classifier(Measured):
             return self.probs
         draws = self._draws()
         return lambda images: draws(images).mean(1)
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """Training mode, but for features that are frozen."""
-        super().train(mode)
-        if mode and self.frozen and hasattr(self, "network"):
-            self.network.eval()
-        return self

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from deepal.functional import gradients
 from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured
-from deepal.nn import Network
+from deepal.nn import Network, Trunk
 from deepal.nn.together import Side, Stack
 from deepal.task import Task
 
@@ -53,17 +53,10 @@ class Voting(Measured):
     def _draw(self, task: Task, backbone: Callable[[Sequence[int], int], Network] | None = None) -> Network:
         """A network as the classifier draws it, or of another backbone."""
         recipe = deepcopy(self.of)
-        recipe.backbone = backbone or recipe.backbone
+        if backbone:
+            recipe.backbone, recipe.trunk = backbone, Trunk()
         recipe.draw_network(task)
         return recipe.network
-
-    def train(self, mode: bool = True) -> "Voting":
-        """Training mode, but for features that are frozen."""
-        super().train(mode)
-        if mode and self.of.frozen:
-            for network in [each for each in self.modules() if isinstance(each, Network)]:
-                network.eval()
-        return self
 
     @abstractmethod
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:

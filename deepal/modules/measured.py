@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
+from deepal.nn import Frozen
 from deepal.task import Task
 
 
@@ -50,6 +51,15 @@ class Measured(LightningModule):
 
         Args: images: how many there are to train on, in all.
         """
+
+    @property
+    def frozen_network(self) -> Frozen | None:
+        """A network by whose features alone it reads images, where these stay as they are: rows of features may then take
+        the place of images. None elsewhere, and for classes that are not ours, which may do anything with an image."""
+        found = [each for each in self.modules() if isinstance(each, Frozen)]
+        if not type(self).__module__.startswith("deepal.") or len({id(each.trunk) for each in found}) != 1:
+            return None
+        return found[0]
 
     def predictor(self) -> Callable[[Tensor], Tensor]:
         """A function from images to class probabilities (B, C), as they are predicted in a test."""

@@ -21,6 +21,14 @@ class Network(nn.Module, ABC):
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, channels, height, width) to embeddings (B, D)."""
 
+    def trunk_features(self, images: Tensor) -> Tensor:
+        """What stays as it is where features are frozen, (B, F); `forward_features` is `above()` of it."""
+        return self.forward_features(images)
+
+    def above(self) -> nn.Module:
+        """The layers between `trunk_features` and the last one, which are trained where features are frozen."""
+        return nn.Identity()
+
     def forward_head(self, embedding: Tensor) -> Tensor:
         """Embeddings (B, D) to logits (B, C)."""
         return self.head(embedding)

@@ -15,7 +15,7 @@ from deepal.strategies.clusters import ClusterMargin, TypiClust, WeightedKMeans
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
 from deepal.strategies.gradient import BADGE, BAIT
-from deepal.strategies.hybrid import PerGroup, Prefilter, Stochastic
+from deepal.strategies.hybrid import PerGroup, Prefilter, Projected, Stochastic
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
@@ -42,6 +42,7 @@ __all__ = [
     "PredictiveEntropy",
     "Prefilter",
     "ProbCover",
+    "Projected",
     "QueryStrategy",
     "Random",
     "RobustCoreSet",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deepal.functional import dimension
 from deepal.signals import NonFiniteError, Signals
 
 log = logging.getLogger(__name__)
@@ -197,6 +198,24 @@ def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torc
             f"{strategy!r} must choose {query_size} distinct rows of a pool of {len(view.pool)}, and chose {rows.tolist()}."
         )
     return choice
+
+
+def warn_of_distances(strategy: QueryStrategy, view: View) -> None:
+    """Say it where a strategy has compared embeddings whose distances hardly differ, with the cure."""
+    if strategy.of_last_layer or "embedding" not in strategy.needs.get("pool", ()) or "embedding" not in view.pool.at_hand:
+        return
+    points = view.pool["embedding"]
+    found = dimension.spread(points, torch.Generator().manual_seed(0)) if points.ndim == 2 else None
+    if found and found.contrast < _CONTRAST:
+        log.warning(
+            "%r compares embeddings of %d features, by which an image is on average only %.2f times as far from another as "
+            "from the nearest (hubness %.1f, about %.0f dimensions): distances say little there. "
+            "Projected(of=%r, width=32) compares them by their principal components.",
+            strategy, points.shape[1], found.contrast, found.hubness, found.dimension, strategy,
+        )  # fmt: skip
+
+
+_CONTRAST = 1.25  # below it coverage methods lose what they gain on Random (docs/reproduction.md)
 
 
 def select(

@@ -1,15 +1,26 @@
 """Strategies made of strategies."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from deepal.functional import noise, turns
-from deepal.strategies.base import Choice, Composed, Needs, QueryStrategy, Scoring, View, choose, together, top_k
+from deepal.functional import fisher, noise, turns
+from deepal.strategies.base import (
+    Choice,
+    Composed,
+    Needs,
+    QueryStrategy,
+    Scoring,
+    View,
+    choose,
+    one_a_sample,
+    together,
+    top_k,
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,56 @@ class PerGroup(Composed):
                 first = turn.sort(stable=True).indices[:query_size]
                 return Choice(choice.rows[first], None if choice.scores is None else choice.scores[first])
             asked *= 2
+
+
+@dataclass(frozen=True)
+class Projected(Composed):
+    """What another strategy asks for by the directions alone in which embeddings are spread most (their principal
+    components, from the mean of the pool): of many features, by which distances say little, what can be compared.
+
+    Args: of: the strategy; width: how many directions.
+    """
+
+    of: QueryStrategy
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"Projected(width={self.width}) must be at least 1.")
+        if self.of.of_last_layer or "embedding" not in self.of.needs.get("pool", ()):
+            raise ValueError(
+                f"Projected(of={self.of!r}) takes a strategy that compares embeddings, such as CoreSet(), and not one that "
+                f"reads them as inputs of the last layer."
+            )
+
+    @property
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return (self.of,)
+
+    @property
+    def keeps_prefix(self) -> bool:  # type: ignore[override]
+        return self.of.keeps_prefix
+
+    def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return self.of.once(self._projected(view), query_size, generator)
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        return choose(self.of, self._projected(view), query_size, generator)
+
+    def _projected(self, view: View) -> View:
+        (points,) = one_a_sample(self, view.pool["embedding"])
+        if self.width >= points.shape[1]:
+            return view
+        sets = {"pool": view.pool}
+        if "embedding" in self.needs.get("labeled", ()):
+            sets["labeled"] = view.labeled
+        mean = points.mean(0, dtype=torch.float64).float()
+        directions = fisher.principal_directions(points, self.width, mean)
+        joined = {
+            of: each.joined({"embedding": fisher.projected(each["embedding"], directions, mean)})
+            for of, each in sets.items()
+        }
+        return replace(view, **joined)
 
 
 Kind = Literal["power", "softmax", "softrank"]
