@@ -11,12 +11,14 @@ from deepal import strategies, testing
 from deepal.strategies import (
     BADGE,
     BALD,
+    ClusterMargin,
     CoreSet,
     Entropy,
     KMeans,
     Margin,
     PerGroup,
     Prefilter,
+    Projected,
     QueryStrategy,
     Random,
     Stochastic,
@@ -27,6 +29,7 @@ NEEDS_ARGUMENTS = {
     Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))],
     Stochastic: [Stochastic(BALD()), Stochastic(Margin(), kind="softmax", beta=4), Stochastic(Entropy(), kind="softrank")],
     PerGroup: [PerGroup(Margin()), PerGroup(BADGE(), limit=2), PerGroup(Prefilter(Margin(), CoreSet(), keep=20))],
+    Projected: [Projected(CoreSet(), 2), Projected(KMeans(), 3), Projected(ClusterMargin(), 2)],
 }
 
 
