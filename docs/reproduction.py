@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sections.base import Section
 from sections.digits import DIGITS, REPEATED_DIGITS
-from sections.few_labels import FewLabels
+from sections.dimensions import Dimensions
+from sections.few_labels import ON_DIGITS
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
 from sections.uncertainty import PartsOfUncertainty
 
@@ -22,7 +23,17 @@ configuration, the positions that it asked in that order, metrics, versions, dev
 again and finds no difference. Labels are all labels, the initial ones included; no study here has a validation set, but for
 those by the protocol of BatchBALD.
 """
-SECTIONS: Sequence[Section] = [DIGITS, REPEATED_DIGITS, BADGE, DBAL, BATCHBALD, REPEATED, PartsOfUncertainty(), FewLabels()]
+SECTIONS: Sequence[Section] = [
+    DIGITS,
+    REPEATED_DIGITS,
+    BADGE,
+    DBAL,
+    BATCHBALD,
+    REPEATED,
+    PartsOfUncertainty(),
+    ON_DIGITS,
+    Dimensions(),
+]
 
 
 def main() -> None:

@@ -215,7 +215,7 @@ def warn_of_distances(strategy: QueryStrategy, view: View) -> None:
         )  # fmt: skip
 
 
-_CONTRAST = 1.25  # below it coverage methods lose what they gain on Random (docs/reproduction.md)
+_CONTRAST = 1.25  # below it coverage methods lose half of what they gain on Random, and more (docs/reproduction.md)
 
 
 def select(

@@ -14,31 +14,31 @@ from deepal.report.figures import COLORS, GRAY
 from sections.base import answers, made_with, measured, paragraph
 
 _BASELINE = "Random()"
+_SAYS = "{} above Random with {} labels: by 0.10 at least, in 95 % of seeds at least"
 _LINE = 0.02  # of accuracy
 _SHOWN = ("MaxHerding()", "TypiClust()", "KMeans()", "CoreSet()", "ProbCover(classes=10)", _BASELINE)
 
 
 @dataclass(frozen=True)
 class FewLabels:
-    """Accuracy of one nearest neighbor among the images that a strategy asked for."""
+    """Accuracy of one nearest neighbor among the images that a strategy asked for.
 
-    name: str = "few_labels"
+    Args: name: of its folder in `results/`; protocol: what was done; command: that did it; claims: (strategy, labels) where
+        it is 0.10 above Random; reading: what is said of it in the end.
+    """
+
+    name: str
+    title: str
+    protocol: str
+    command: str
+    claims: Sequence[tuple[str, int]]
+    reading: str
     is_made = True
 
-    @property
-    def claims(self) -> Sequence[tuple[str, int]]:
-        return [(name, labels) for name in ("TypiClust()", "MaxHerding()") for labels in (10, 20)]
-
     def lines(self) -> Iterator[str]:
-        yield "## Digits without training: which few labels cover most"
-        yield paragraph("""
-            For each seed 1,200 of scikit-learn's digits are the pool and the other 597 test it. A strategy chooses from the
-            pool, as directions from its mean pixels, with nothing labeled, and every test image gets the class of the
-            nearest one that was chosen: what is measured is the choice alone. "k-means++" is the seeding by itself, and
-            "balanced" draws as many of each class, as no strategy can. Accuracy, with 95 % intervals over seeds; in
-            parentheses, in how many seeds it is above that of Random.
-        """)
-        yield "    python benchmarks/few_labels.py --out results/few_labels/measured.json"
+        yield f"## {self.title}"
+        yield paragraph(self.protocol)
+        yield f"    {self.command}"
         yield made_with([0, self._seeds - 1], [self._file["environment"]])
         yield f"![Accuracy against labels](reproduction/{self.name}.svg)"
         budgets = [int(each) for each in self._file["measured"][_BASELINE]]
@@ -48,32 +48,24 @@ class FewLabels:
             [header, *([f"`{name}`", *(self._said(name, each) for each in budgets)] for name in names)]
         )
         found = [(name, labels, self._gain(name, labels), self._wins(name, labels)) for name, labels in self.claims]
-        yield answers(
-            [
-                (
-                    f"{name} above Random with {labels} labels: by 0.10 at least, in 95 % of seeds at least",
-                    f"{gain:+.3f}, {wins:.0%}",
-                    gain >= 0.1 and wins >= 0.95,
-                )
-                for name, labels, gain, wins in found
-            ]
-        )
-        yield paragraph("""
-            Plain k-means, and of each cluster the image nearest to its centroid, does as well on raw pixels as the methods
-            that were made for few labels; what was made for them is not what makes the difference there. ProbCover's rule
-            for its radius finds one within which hardly anything lies, and most of the query is left to chance; given a
-            larger one it is among the best. k-center asks for outliers first, and does better where it may leave out one in
-            fifty (RobustCoreSet).
-        """)
+        if found:
+            yield answers(
+                [
+                    (_SAYS.format(name, labels), f"{gain:+.3f}, {wins:.0%}", gain >= 0.1 and wins >= 0.95)
+                    for name, labels, gain, wins in found
+                ]
+            )
+        yield paragraph(self.reading)
 
     def draw(self, folder: Path) -> None:
         figure = figures.new_figure(6.4, 4.2)
         axes = figure.subplots()
         budgets = [int(each) for each in self._file["measured"][_BASELINE]]
-        means = {name: [self._of(name, each).mean() for each in budgets] for name in _SHOWN}
+        shown = [name for name in _SHOWN if name in self._file["measured"]]
+        means = {name: [self._of(name, each).mean() for each in budgets] for name in shown}
         colors = dict(zip(_SHOWN, [*COLORS[: len(_SHOWN) - 1], GRAY], strict=True))
         top = 1.0
-        for name in sorted(_SHOWN, key=lambda name: -means[name][0]):
+        for name in sorted(shown, key=lambda name: -means[name][0]):
             axes.plot(budgets, means[name], color=colors[name], marker="o", markersize=4)
             top = min(top - _LINE, means[name][0])  # names are a line apart at least
             axes.annotate(name, (budgets[0] * 0.95, top), color=colors[name], ha="right", va="center", fontsize=8)
@@ -107,3 +99,25 @@ class FewLabels:
         made = statistics.estimate(self._of(name, labels))
         wins = "" if name == _BASELINE else f" ({self._wins(name, labels):.0%})"
         return f"{made.mean:.3f} ± {made.high - made.mean:.3f}{wins}"
+
+
+ON_DIGITS = FewLabels(
+    name="few_labels",
+    title="Digits without training: which few labels cover most",
+    protocol="""
+        For each seed 1,200 of scikit-learn's digits are the pool and the other 597 test it. A strategy chooses from
+        the pool, as directions from its mean pixels, with nothing labeled, and every test image gets the class of the
+        nearest one that was chosen: what is measured is the choice alone. "k-means++" is the seeding by itself, and
+        "balanced" draws as many of each class, as no strategy can. Accuracy, with 95 % intervals over seeds; in
+        parentheses, in how many seeds it is above that of Random.
+    """,
+    command="python benchmarks/few_labels.py --out results/few_labels/measured.json",
+    claims=[(name, labels) for name in ("TypiClust()", "MaxHerding()") for labels in (10, 20)],
+    reading="""
+        Plain k-means, and of each cluster the image nearest to its centroid, does as well on raw pixels as the
+        methods that were made for few labels; what was made for them is not what makes the difference there.
+        ProbCover's rule for its radius finds one within which hardly anything lies, and most of the query is left to
+        chance; given a larger one it is among the best. k-center asks for outliers first, and does better where it
+        may leave out one in fifty (RobustCoreSet).
+    """,
+)
