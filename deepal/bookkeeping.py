@@ -278,6 +278,7 @@ class Books:
         if not self.data.has_grown():
             return None
         self.data.begin(self._seed("data"), self.validation_size, self._remembered_by_name())
+        self.run.refuse_other_embeddings(self._embeddings())
         self._record_growth()
         return self.remembered()
 
@@ -304,7 +305,7 @@ class Books:
     def _embeddings(self) -> str | None:
         """A hash of embeddings that are not the module's, where the configuration does not say all of them."""
         source = self.settings.embedding_from
-        return source.digest() if source else None
+        return source.digest(self.data.begun_with, self.data.sizes()["train"]) if source else None
 
     def _names(self, first: int, last: int) -> Iterator[str]:
         return (self.data.name(position) for position in range(first, last))

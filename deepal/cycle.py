@@ -24,11 +24,11 @@ from deepal.oracles import Answer
 from deepal.probes import Probe
 from deepal.ranks import Ranks
 from deepal.representation import Representation
-from deepal.room import Room
+from deepal.room import Room, free_memory
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals, voice_of
-from deepal.strategies.base import QueryStrategy, View, choose, warn_of_distances
+from deepal.strategies.base import QueryStrategy, Sizes, View, choose, warn_of_distances
 from deepal.watching import Watchers, interruptible, quiet
 
 
@@ -41,6 +41,8 @@ class Settings(Protocol):
     probes: list[Probe]
     trainer: Mapping[str, Any]
     embedding_from: Representation | None
+    query_size: int
+    budget: int
     pool_subset: int | None
     warm_start: bool
     seed: int
@@ -102,8 +104,12 @@ class Cycle:
         try:
             with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
                 choose(self.settings.strategy, view, 1, torch.Generator())
+            view.pool[self.settings.strategy.needs.get("pool", ())]  # also what is read of a short list alone
         except NonFiniteError:
             return  # it is not trained yet
+        pool = min(len(self.data.candidates), self.settings.pool_subset or len(self.data.candidates))
+        sizes = replace(Sizes.of(view, self.settings.query_size), pool=pool, labeled=min(self.settings.budget, pool))
+        preflight.refuse_too_large(self.settings.strategy, sizes, free_memory())
 
     def _follow(self, turn: Turn) -> None:
         """Have the data as the first process has it."""

@@ -3,7 +3,8 @@ trained on in place of images, and to be chosen by."""
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from deepal import fingerprint, folder
-from deepal.data import arrays
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.meter import Meter
@@ -30,7 +30,7 @@ Read = Callable[[Tensor], Tensor]
 MakeScan = Callable[[Trainer, nn.Module, Part], Scan]
 
 _BLOCK = 8192  # images that a process that is killed has read in vain, at most
-_PATIENCE = 24 * 3600.0  # seconds to wait for another run that reads the same
+_PATIENCE = 20.0  # seconds, after which those who wait with it hear that it still does
 
 
 class Settings(Protocol):
@@ -86,9 +86,7 @@ class Features:
         if source is None:
             return {}
         if isinstance(source, FeatureFile):
-            rows = self.ranks.in_turn(lambda: arrays.read(source.path))
-            self._refuse_other_rows(source, rows)
-            return {"embedding": rows}
+            return {"embedding": self.ranks.in_turn(lambda: source.rows(self.data.sizes()["train"]))}
         assert isinstance(source, Backbone)
         if self.data.task is None:
             raise ValueError(
@@ -98,27 +96,20 @@ class Features:
         network = self._trunk.drawn(source.network, self.data.task.input_shape, len(self.data.task.classes))
         return {"embedding": self._read(trainer, Frozen(network), "train", positions)}
 
-    def _refuse_other_rows(self, source: FeatureFile, rows: Tensor) -> None:
-        images = self.data.sizes()["train"]
-        if len(rows) != images or rows.ndim != 2 or not rows.is_floating_point():
-            raise ValueError(
-                f"embedding_from={source!r} holds {list(rows.shape)} numbers of {rows.dtype}, and there are {images} "
-                f"training images; it must hold floats, a row for each in their order."
-            )
-
     def _read(self, trainer: Trainer, frozen: Frozen, part: Part, positions: Sequence[int]) -> Tensor:
         """Rows of features of a part, (N, F), mapped, these positions filled in."""
         assert self.data.task
-        of = (frozen.digest(), self.data.identity(), self.data.task.mean, self.data.task.std)
+        task = self.data.task
+        of = (frozen.digest(), self.data.identity(), task.input_shape, task.mean, task.std)
         store = FeatureStore(self.files.features / fingerprint.digest(of), self.ranks)
-        scan = self._scan(trainer, Reader(frozen), part)
+        scan = replace(self._scan(trainer, Reader(frozen), part), precision=nullcontext)  # whatever the fit is in
 
         def read(some: Tensor) -> Tensor:
             return scan.read(some, ("features",))["features"]
 
         self.watchers.tell("phase", 0, "read", len(positions))
         with self.data.serving_images():
-            return store.rows(part, self.data.sizes()[part], positions, read)
+            return store.rows(part, self.data.sizes()[part], positions, self.data.stamps(part, positions), read)
 
 
 class Reader(nn.Module):
@@ -134,8 +125,9 @@ class Reader(nn.Module):
 
 
 class FeatureStore:
-    """Rows of features by position in files `PART.npy` of a folder, and which of them were read. What is read is there for
-    whoever comes next; a process that is killed loses a block.
+    """Rows of features by position in files `PART.npy` of a folder, and in `PART-stamps.npy` the stamp of the image that
+    each was read of, 0 where none was. What is read is there for whoever comes next; a process that is killed loses a
+    block.
 
     Args: path: the folder, of one network and one set of images; ranks: the processes that read together.
     """
@@ -143,67 +135,97 @@ class FeatureStore:
     def __init__(self, path: Path, ranks: Ranks) -> None:
         self.path, self.ranks = path, ranks
 
-    def rows(self, part: Part, size: int, positions: Sequence[int], read: Read) -> Tensor:
+    def rows(self, part: Part, size: int, positions: Sequence[int], stamps: Tensor, read: Read) -> Tensor:
         """All rows (N, F), mapped, those of `positions` filled in.
 
         Args:
-            part: of the images; size: N, how many there are of it.
-            positions: that are wanted.
-            read: reads some that are not there yet.
+            part: of the images; size: how many there are of it, at most N.
+            positions: n that are wanted.
+            stamps: (n,) of these images as they are now (`Images.stamps`).
+            read: reads some that are not there yet, or were others.
         Raises UnreadableError, when all others were read, where images cannot be.
         """
-        wanted = torch.tensor(sorted(positions), dtype=torch.long)
-        if self._missing(part, size, wanted).numel():
-            with folder.held(self.path, _PATIENCE) if self.ranks.first else nullcontext():
-                self._fill(part, size, self._missing(part, size, wanted), read)
+        wanted = torch.tensor(positions, dtype=torch.long)
+        order = wanted.argsort()
+        wanted, stamps = wanted[order], stamps[order]
+        if self._missing(part, size, wanted, stamps).any():
+            with ExitStack() as held:
+                while not self.ranks.decided(lambda: self._is_held(held)):
+                    pass  # all of them know that one waits
+                missing = self._missing(part, size, wanted, stamps)
+                self._fill(part, size, wanted[missing], stamps[missing], read)
             self.ranks.decided(lambda: None)  # nobody opens a file that is being written
         return torch.from_numpy(np.load(self._file(part), mmap_mode="c"))
 
-    def _missing(self, part: Part, size: int, wanted: Tensor) -> Tensor:
-        """Those of these positions that were not read yet."""
-        return self.ranks.decided(lambda: wanted[~self._there(part, size)[wanted]])
+    def _is_held(self, held: ExitStack) -> bool:
+        """Hold the folder, or have waited a while for another run that reads the same."""
+        try:
+            held.enter_context(folder.held(self.path, _PATIENCE))
+            return True
+        except folder.FolderHeldError:
+            return False
 
-    def _fill(self, part: Part, size: int, missing: Tensor, read: Read) -> None:
+    def _missing(self, part: Part, size: int, wanted: Tensor, stamps: Tensor) -> Tensor:
+        """(n,), which of these were not read as they are now."""
+        return self.ranks.decided(lambda: self._stamps(part, size)[wanted] != stamps)
+
+    def _fill(self, part: Part, size: int, missing: Tensor, stamps: Tensor, read: Read) -> None:
         reasons: dict[int, str] = {}
-        for block in missing.split(_BLOCK) if len(missing) else ():
-            try:
-                self._keep(part, size, block, read(block))
-            except UnreadableError as error:
-                reasons |= error.reasons
-                others = block[~torch.isin(block, torch.tensor(list(error.reasons)))]
-                if len(others):
-                    self._keep(part, size, others, read(others))
+        for block, stamp in zip(missing.split(_BLOCK), stamps.split(_BLOCK), strict=True) if len(missing) else ():
+            while len(block):
+                try:
+                    self._keep(part, size, block, stamp, read(block))
+                    break
+                except UnreadableError as error:
+                    reasons |= error.reasons
+                    others = ~torch.isin(block, torch.tensor(list(error.reasons)))
+                    block, stamp = block[others], stamp[others]
         if reasons:
             raise UnreadableError(reasons, part)
 
-    def _keep(self, part: Part, size: int, positions: Tensor, features: Tensor) -> None:
-        """Write rows, and then that they are there."""
+    def _keep(self, part: Part, size: int, positions: Tensor, stamps: Tensor, features: Tensor) -> None:
+        """Write rows, and then of which images they are."""
         if not self.ranks.first:
             return
+        known = self._stamps(part, size)
         if not self._marks(part).exists():
             folder.write_atomically(self._file(part), lambda new: _make(new, (size, features.shape[1]), np.float32))
-            folder.write_atomically(self._marks(part), lambda new: _make(new, (size,), np.bool_))
+            folder.write_atomically(self._marks(part), lambda new: _make(new, (size,), np.int64))
+        elif len(np.load(self._marks(part), mmap_mode="r")) < size:  # there are more images than there were
+            before = np.load(self._file(part), mmap_mode="r")
+            folder.write_atomically(self._file(part), lambda new: _make(new, (size, before.shape[1]), np.float32, before))
+            folder.write_atomically(self._marks(part), lambda new: _make(new, (size,), np.int64, known.numpy()))
         rows, marks = (np.lib.format.open_memmap(each, "r+") for each in (self._file(part), self._marks(part)))
+        marks[positions.numpy()] = 0  # while they are neither what they were nor what they will be
+        marks.flush()
         rows[positions.numpy()] = features.float().cpu().numpy()
         rows.flush()
-        marks[positions.numpy()] = True
+        marks[positions.numpy()] = stamps.numpy()
         marks.flush()
 
-    def _there(self, part: Part, size: int) -> Tensor:
-        """(N,), which rows were read."""
-        if not self._marks(part).exists():
-            return torch.zeros(size, dtype=torch.bool)
-        return torch.from_numpy(np.load(self._marks(part)))
+    def _stamps(self, part: Part, size: int) -> Tensor:
+        """(N,), of what was read."""
+        found = torch.zeros(size, dtype=torch.int64)
+        if self._marks(part).exists():
+            known = torch.from_numpy(np.load(self._marks(part)))
+            found = torch.cat([known, found[len(known) :]])
+        return found
 
     def _file(self, part: Part) -> Path:
         return self.path / f"{part}.npy"
 
     def _marks(self, part: Part) -> Path:
-        return self.path / f"{part}-there.npy"
+        return self.path / f"{part}-stamps.npy"
 
 
-def _make(path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    """A file of zeros, with the room for it: a full disk says so now, and not by a signal in the midst of writing."""
-    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+def _make(path: Path, shape: tuple[int, ...], dtype: type, begin: np.ndarray | None = None) -> None:
+    """A file of zeros, or that begins with these rows, with the room for it: a full disk says so now, and not by a signal
+    in the midst of writing."""
+    made = np.lib.format.open_memmap(path, "w+", dtype, shape)
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    if begin is not None:
+        for first in range(0, len(begin), _BLOCK):
+            block = begin[first : first + _BLOCK]
+            made[first : first + len(block)] = block
+    made.flush()

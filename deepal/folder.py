@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+from uuid import uuid4
 
 _held: set[Path] = set()  # by this process: a record lock does not keep a process from itself
 
@@ -56,11 +57,16 @@ def _lock(file: TextIO, folder: Path, deadline: float) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file beside `path`, and move it there once it is on the disk: a process killed in between
-    leaves the old file, or none. Within one folder, so also where temporary files live on another file system."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    _sync(partial)
-    partial.replace(path)
+    leaves the old file, or none. Within one folder, so also where temporary files live on another file system. Of several
+    processes that write the same the last one wins."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        write(partial)
+        _sync(partial)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
 
 

@@ -21,7 +21,7 @@ from deepal.oracles import Oracle
 from deepal.probes import Probe
 from deepal.representation import Representation
 from deepal.signals import voice_of
-from deepal.strategies.base import QueryStrategy
+from deepal.strategies.base import QueryStrategy, Sizes
 
 OURS = (
     "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
@@ -185,6 +185,18 @@ def refuse_simulation(oracle: Oracle, initial: Initial, data: ActiveDataModule) 
         raise ValueError(
             f"oracle={oracle!r} answers from the data, and {candidates - known} of its {candidates} images have no label; "
             f"let people answer: oracle=FileOracle()."
+        )
+
+
+def refuse_too_large(strategy: QueryStrategy, sizes: Sizes, free: int) -> None:
+    """Raises MemoryError where a selection of these sizes cannot have the memory that it takes. Args: free: bytes."""
+    needed = strategy.workspace(sizes)
+    if needed > free:
+        raise MemoryError(
+            f"{strategy!r} takes {needed / 2**30:.1f} GiB beside the signals to choose {sizes.query_size} of "
+            f"{sizes.pool:,} images with {sizes.labeled:,} labeled, and {free / 2**30:.1f} GiB of memory are free; put a "
+            f"cheaper strategy in front of it (Prefilter(by=Margin(), then=..., keep=10_000)), or let it see a part of the "
+            f"pool (pool_subset=...)."
         )
 
 

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from deepal.data import arrays
 from deepal.nn import Network
 
@@ -12,8 +14,11 @@ class Representation(ABC):
     """Embeddings of all training images, the same in each cycle: `FeatureFile` or `Backbone`."""
 
     @abstractmethod
-    def digest(self) -> str | None:
-        """A hash of what is not said by the configuration: a run goes on with the same only. None: it says all."""
+    def digest(self, begun_with: int, images: int) -> str | None:
+        """A hash of what is not said by the configuration: a run goes on with the same only. None: it says all.
+
+        Args: begun_with: training images that the run has begun with, of which it is; images: how many there are now.
+        """
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,18 @@ class FeatureFile(Representation):
 
     path: str
 
-    def digest(self) -> str:
-        return arrays.digest(arrays.read(self.path))
+    def rows(self, images: int) -> Tensor:
+        """The rows, mapped. Raises ValueError where there is not one for each of so many images."""
+        rows = arrays.read(self.path)
+        if len(rows) != images or rows.ndim != 2 or not rows.is_floating_point():
+            raise ValueError(
+                f"embedding_from={self!r} holds {list(rows.shape)} numbers of {rows.dtype}, and there are {images} "
+                f"training images; it must hold floats, a row for each in their order."
+            )
+        return rows
+
+    def digest(self, begun_with: int, images: int) -> str:
+        return arrays.digest(self.rows(images)[:begun_with])
 
 
 @dataclass(frozen=True)
@@ -38,5 +53,5 @@ class Backbone(Representation):
 
     network: Callable[[Sequence[int], int], Network]
 
-    def digest(self) -> None:
+    def digest(self, begun_with: int, images: int) -> None:
         """None: its features are kept by the hash of its weights."""

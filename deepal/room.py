@@ -34,6 +34,7 @@ class Room:
         with torch.inference_mode(False):
             if self.folder is None or sum(needed.values()) <= memory:
                 return {name: torch.zeros(size, *each.shape[1:], dtype=_kept_as(each)) for name, each in like.items()}
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._refuse_too_much(size, sum(needed.values()), memory)
             return {name: _mapped(self.folder, size, each) for name, each in like.items()}
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepal import tables
+from deepal import preflight, tables
 from deepal.data import arrays
 from deepal.functional import gradients
-from deepal.room import Room
+from deepal.room import Room, free_memory
 from deepal.signals import Score, Signals
-from deepal.strategies.base import Choice, QueryStrategy, View, choose, warn_of_distances
+from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,9 @@ class Selection:
             raise ValueError(f"query_size={self.query_size} must be from 1 to {len(pool)}, the samples that can be chosen.")
         source = _Files(files, Room(self.cache))
         view = View(Signals(pool, source), Signals(labeled, source, _said_of(known)))
+        widths = {name: source.width(name) for name in self.strategy.needs.get("pool", ())}
+        sizes = Sizes(len(pool), len(labeled), self.query_size, widths)
+        preflight.refuse_too_large(self.strategy, sizes, free_memory())
         choice = self._choice(view)
         positions, scores = pool[choice.rows].tolist(), [None] if choice.scores is None else choice.scores.tolist()
         return [
@@ -116,8 +119,9 @@ class Selection:
                 f"{self.strategy!r} reads no signals, so that nothing says how large the pool is; give ids=FILE."
             )
         for name, file in files.items():
-            if not file.is_floating_point():
+            if name != "group" and not file.is_floating_point():
                 raise ValueError(f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats.")
+        Signals.of({name: file[:_BLOCK] for name, file in files.items()})  # which refuses other shapes
         lengths = {name: len(file) for name, file in files.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one pool have as many rows each, and these have {lengths}.")
@@ -168,7 +172,10 @@ class _Names:
 def _rows_of(path: Path) -> Iterator[Mapping[str, str]]:
     """Rows of a table with a column `id`; or, of a file without one, its lines."""
     if "id" in tables.columns_of(path):
-        yield from (row for _, row in tables.read(path))
+        for line, row in tables.read(path):
+            if "id" not in row:
+                raise ValueError(f"{path}, line {line}, ends before the column id.")
+            yield row
     else:
         yield from ({"id": line.strip()} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
 
@@ -178,6 +185,10 @@ class _Files:
 
     def __init__(self, files: Mapping[str, Tensor], room: Room) -> None:
         self.files, self.room = files, room
+
+    def width(self, name: str) -> int:
+        """How many numbers a row of this signal has."""
+        return self._of(name, torch.zeros(1, dtype=torch.long)).numel()
 
     def read(self, positions: Tensor, names: tuple[str, ...]) -> dict[str, Tensor]:
         every = torch.equal(positions, torch.arange(len(next(iter(self.files.values())))))

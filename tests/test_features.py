@@ -5,12 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import deepal
-from deepal import load_model
-from deepal.data import Digits, RandomFlip
+from deepal import Learner, load_model
+from deepal.data import Digits, ImageFolder, RandomFlip
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import UnreadableError
 from deepal.features import FeatureStore
@@ -22,6 +23,7 @@ from deepal.ranks import Ranks
 from deepal.representation import Backbone, FeatureFile
 from deepal.run import RunMismatchError
 from deepal.strategies import BADGE, BALD, CoreSet, Margin, Prefilter, Random, TypiClust, WeightedKMeans
+from deepal.task import Task
 from tests.runs import Outcome, digits
 
 read_images = []  # how many, in each forward pass of the network below
@@ -199,6 +201,11 @@ def store_of(tmp_path):
     return FeatureStore(tmp_path / "store", Ranks())
 
 
+def rows_of(tmp_path, size, positions, read, stamps=None):
+    stamps = torch.ones(len(positions), dtype=torch.int64) if stamps is None else torch.tensor(stamps)
+    return store_of(tmp_path).rows("train", size, positions, stamps, read)
+
+
 def features(positions):
     return torch.stack([positions.float(), -positions.float()], 1)
 
@@ -215,13 +222,13 @@ def test_whoever_is_killed_has_lost_a_block_at_most(tmp_path, monkeypatch):
 
     positions = [1, 2, 3, 5, 8, 9, 11, 12, 13, 17, 18, 19, 0]
     with pytest.raises(KeyboardInterrupt):
-        store_of(tmp_path).rows("train", 20, positions, read)
+        rows_of(tmp_path, 20, positions, read)
     assert asked == [[0, 1, 2, 3], [5, 8, 9, 11], [12, 13, 17, 18]]
     rest = []
-    rows = store_of(tmp_path).rows("train", 20, positions, lambda some: (rest.append(some.tolist()), features(some))[1])
+    rows = rows_of(tmp_path, 20, positions, lambda some: (rest.append(some.tolist()), features(some))[1])
     assert rest == [[19]]
     assert torch.equal(rows[sorted(positions)], features(torch.tensor(sorted(positions))))
-    more = store_of(tmp_path).rows("train", 20, [4, 5], lambda some: (rest.append(some.tolist()), features(some))[1])
+    more = rows_of(tmp_path, 20, [4, 5], lambda some: (rest.append(some.tolist()), features(some))[1])
     assert rest[1:] == [[4]]
     assert torch.equal(more[4:6], features(torch.tensor([4, 5])))
 
@@ -236,10 +243,140 @@ def test_what_cannot_be_read_is_said_when_all_else_was_read(tmp_path, monkeypatc
         return features(some)
 
     with pytest.raises(UnreadableError, match="2: no image; 9: no image"):
-        store_of(tmp_path).rows("train", 10, range(10), read)
+        rows_of(tmp_path, 10, list(range(10)), read)
     others = [0, 1, 3, 4, 5, 6, 7, 8]
-    rows = store_of(tmp_path).rows("train", 10, others, lambda some: pytest.fail("all of these were read"))
+    rows = rows_of(tmp_path, 10, others, lambda some: pytest.fail("all of these were read"))
     assert torch.equal(rows[others], features(torch.tensor(others)))
+
+
+def test_an_image_that_is_another_one_now_is_read_again(tmp_path):
+    rows_of(tmp_path, 4, [0, 1, 2, 3], features, [5, 6, 7, 8])
+    again = []
+    rows = rows_of(tmp_path, 4, [3, 1, 0], lambda some: (again.append(some.tolist()), -features(some))[1], [9, 6, 10])
+    assert again == [[0, 3]]
+    assert torch.equal(rows, features(torch.arange(4)) * torch.tensor([[-1], [1], [1], [-1]]))
+
+
+def test_more_images_are_read_and_the_others_kept(tmp_path):
+    rows_of(tmp_path, 3, [0, 1, 2], features)
+    more = []
+    rows = rows_of(tmp_path, 5, [4, 1], lambda some: (more.append(some.tolist()), features(some))[1])
+    assert more == [[4]]
+    assert torch.equal(rows[[0, 1, 2, 4]], features(torch.tensor([0, 1, 2, 4])))
+    assert len(rows_of(tmp_path, 3, [2], lambda some: pytest.fail("it was read"))) == 5  # for whoever knows of fewer
+
+
+def test_images_that_fail_one_after_another_are_all_said_with_their_part(tmp_path):
+    failing = [3, 1]
+
+    def read(some):
+        if failing and failing[0] in some:
+            raise UnreadableError({failing.pop(0): "timed out"})
+        return features(some)
+
+    with pytest.raises(UnreadableError) as caught:
+        store_of(tmp_path).rows("test", 5, [0, 1, 2, 3], torch.ones(4, dtype=torch.int64), read)
+    assert (caught.value.part, sorted(caught.value.reasons)) == ("test", [1, 3])
+
+
+def folder_of(tmp_path):
+    return ImageFolder(root=str(tmp_path / "images"), image_size=8, channels=1, epoch_steps=5, validation=0)
+
+
+def pictures(tmp_path, count):
+    """Gray pictures of two classes, so many in all; those that are there already stay as they are."""
+    coin = np.random.default_rng(0)
+    for number in range(count):
+        pixels = coin.integers(0, 255, (8, 8), dtype=np.uint8)
+        file = tmp_path / "images" / "ab"[number % 2] / f"{number:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            Image.fromarray(pixels).save(file)
+
+
+def stored(tmp_path):
+    (store,) = (tmp_path / "runs" / ".features").iterdir()
+    return np.load(store / "train.npy")
+
+
+def test_files_that_change_are_read_anew_and_broken_ones_set_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(Task, "normalize", lambda task, images: images.float() / 255 if images.ndim == 4 else images)
+    monkeypatch.setattr("deepal.features.fingerprint.digest", lambda of: "one")  # whatever the mean of all pixels is
+    pictures(tmp_path, 60)
+    made = {"strategy": Random(), "root": tmp_path / "runs", "trainer": {"max_steps": 5}, "query_size": 5}
+    run = partial(Learner, module=Classifier(Convolved, frozen=True), **made)
+    first = run(data=folder_of(tmp_path), name="first", budget=30)
+    first.run()
+    known = stored(tmp_path)
+    position, broken = first.data.candidates[3], first.data.candidates[7]
+    Image.new("L", (8, 8), 99).save(first.data.path(position))
+    first.data.path(broken).write_bytes(b"broken")
+    second = run(data=folder_of(tmp_path), name="second", budget=30)
+    second.run()
+    changed = (stored(tmp_path) != known).any(1)
+    assert changed.nonzero()[0].tolist() == [position]
+    assert first.data.name(broken) in (second.folder / "quarantine.csv").read_text()
+    read_images.clear()
+    pictures(tmp_path, 62)
+    run(data=folder_of(tmp_path), name="second", budget=35).run()  # a run knows images by the positions that they had
+    assert sum(read_images) <= 16 + 2  # the rehearsal, and what is new
+    assert len(stored(tmp_path)) == 62
+
+
+def test_a_file_of_features_grows_with_the_images_or_the_run_is_refused_before_they_are_written_down(tmp_path):
+    pictures(tmp_path, 60)
+    rows = np.random.default_rng(0).normal(size=(61, 3)).astype(np.float32)
+    np.save(tmp_path / "f.npy", rows[:60])
+
+    def run(budget):
+        Learner(
+            module=Classifier(Convolved), strategy=CoreSet(), root=tmp_path / "runs", name="one", query_size=5,
+            embedding_from=FeatureFile(str(tmp_path / "f.npy")), trainer={"max_steps": 5}, data=folder_of(tmp_path),
+            budget=budget,
+        ).run()  # fmt: skip
+
+    run(15)
+    pictures(tmp_path, 61)
+    with pytest.raises(ValueError, match=r"holds \[60, 3\] numbers"):
+        run(20)
+    np.save(tmp_path / "f.npy", rows)  # which begins as it did
+    run(20)
+    np.save(tmp_path / "f.npy", -rows)
+    with pytest.raises(RunMismatchError, match="holds other features"):
+        run(25)
+
+
+def test_features_are_known_by_all_weights_that_they_come_from():
+    class Layered(Network):
+        """Its trunk is called as what `Headed` trains."""
+
+        def __init__(self, input_shape, classes):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+            self.head = nn.Linear(5, classes)
+
+        def forward_features(self, images):
+            return self.layers(images)
+
+    first, second = (Frozen(Layered((1, 8, 8), 3)) for _ in range(2))
+    assert first.digest() != second.digest()
+    headed = Headed((1, 8, 8), 3, of=Convolved)
+    before = Frozen(headed).digest()
+    with torch.no_grad():
+        headed.layers[0].weight.zero_()
+        headed.head.weight.zero_()
+    assert Frozen(headed).digest() == before
+    with torch.no_grad():
+        headed.of.trunk[0].weight.zero_()
+    assert Frozen(headed).digest() != before
+
+
+def test_features_are_read_in_full_precision_whatever_the_fit_is_in(tmp_path):
+    steps = {"max_steps": 10}
+    for name, options in (("half", {"precision": "bf16-mixed", **steps}), ("full", steps)):
+        digits(tmp_path / name, module=Classifier(Convolved, frozen=True), data=plain(), budget=30, trainer=options).run()
+    half, full = (np.load(next((tmp_path / each / ".features").glob("*/train.npy"))) for each in ("half", "full"))
+    assert np.array_equal(half, full)
 
 
 # Embeddings from elsewhere

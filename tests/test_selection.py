@@ -8,7 +8,7 @@ import deepal
 from deepal import cli, strategies
 from deepal.room import Room
 from deepal.selection import Selection, _Files
-from deepal.strategies import BADGE, BALD, CoreSet, DCoM, Margin, Random, TypiClust
+from deepal.strategies import BADGE, BALD, CoreSet, DCoM, Margin, PerGroup, Random, TypiClust
 from deepal.testing import made_up_signals
 
 SIZE = 90
@@ -124,6 +124,33 @@ def test_what_does_not_fit_together_is_refused_by_name(files):
         Selection(
             strategy=DCoM(), signals={"embedding": f"{files}/short-0.npy", "probs": f"{files}/probs-*.npy"}, cache=files
         ).chosen()
+
+
+def test_groups_are_numbers_and_a_table_has_its_ids(files):
+    for number, some in enumerate((torch.arange(SIZE) // 3).split(40)):
+        np.save(files / f"group-{number}.npy", some.numpy())
+    chosen = positions(selection(files, PerGroup(of=Margin()), "probs", "group", query_size=20).chosen())
+    assert len({position // 3 for position in chosen}) == 20
+    (files / "short.csv").write_text("path;id\nx;image-1\nx\n")
+    with pytest.raises(ValueError, match=r"short.csv, line 3, ends before the column id"):
+        selection(files, Margin(), "probs", labeled=files / "short.csv").chosen()
+    np.save(files / "flat-0.npy", np.full(SIZE, 0.5, np.float32))
+    with pytest.raises(ValueError, match="the signal probs must have a row a sample"):
+        Selection(strategy=Margin(), signals={"probs": f"{files}/flat-0.npy"}).chosen()
+
+
+def test_what_does_not_fit_into_memory_goes_to_a_cache_that_is_made(files, monkeypatch):
+    monkeypatch.setattr("deepal.room.free_memory", lambda: 0)
+    asked = {"labeled": files / "skip.txt", "ids": files / "ids.csv", "query_size": 4}
+    few = Selection(strategy=CoreSet(), signals={"embedding": f"{files}/one.npy"}, cache=files / "new" / "cache", **asked)
+    np.save(files / "one.npy", SIGNALS["embedding"].numpy())
+    assert positions(few.chosen()) == deepal.select(CoreSet(), SIGNALS, labeled=[80, 81], query_size=4)
+
+
+def test_a_selection_that_takes_more_memory_than_there_is_is_refused(files, monkeypatch):
+    monkeypatch.setattr("deepal.selection.free_memory", lambda: 100)
+    with pytest.raises(MemoryError, match=r"CoreSet\(\) takes .* to choose 10 of 90 images .*Prefilter\(by=Margin\(\)"):
+        selection(files, CoreSet(), "embedding").chosen()
 
 
 def test_the_command_prints_ids_and_writes_them_and_overwrites_nothing(files, capsys, monkeypatch):

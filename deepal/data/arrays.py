@@ -56,6 +56,8 @@ def _files(address: str, cache: Path) -> list[Path]:
     """The files that an address stands for, here, by the numbers in their names."""
     if "://" in address:
         return _copied(address, cache)
+    if Path(address).expanduser().is_file():  # whatever a pattern would make of its name
+        return [Path(address).expanduser()]
     found = sorted(glob.glob(str(Path(address).expanduser()), recursive=True), key=_by_number)  # noqa: PTH207  # absolute too
     if not found:
         raise FileNotFoundError(f"{address}: there is no such file.")

@@ -114,6 +114,18 @@ class FileImages(Images):
     def keys(self) -> np.ndarray:
         return self.table.keys[self._order]
 
+    def stamps(self, positions: object) -> Tensor:
+        """By the name, the size and the time of each file, which is read for neither."""
+        return torch.tensor([self._stamp(int(position)) for position in positions], dtype=torch.int64)  # type: ignore[attr-defined]
+
+    def _stamp(self, position: int) -> int:
+        try:
+            found = self.path(position).stat()
+            said = f"{self.name(position)} {found.st_size} {found.st_mtime_ns}"
+        except OSError:
+            said = f"{self.name(position)} is gone"
+        return int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "big", signed=True) or 1
+
     def splits(self) -> np.ndarray:
         """What each image is for, (N,), numbers of `table.SPLITS`."""
         return self.table.splits[self._order]

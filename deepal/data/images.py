@@ -82,6 +82,10 @@ class Images(ABC):
         """The group of each image (B,), int64, equal where two belong together; None where there are no groups."""
         return None
 
+    def stamps(self, positions: Sequence[int] | Tensor) -> Tensor:
+        """A number for each of these images (B,), int64 and not 0, that is another one when the image is."""
+        return torch.ones(len(positions), dtype=torch.int64)
+
     def keys(self) -> np.ndarray | None:
         """(N, 2), uint64: hashes of each image's name and of all that is said of it, by which a run knows its images again
         when there are more of them. None: this set of images cannot grow."""

@@ -20,6 +20,11 @@ from deepal.functional.geometry import ROWS, Geometry, Points
 First = Literal["max_norm", "uniform", "norm"]
 
 
+def workspace(rows: int, centers: int, width: int) -> int:
+    """Bytes that k-center and D2 sampling hold at most. Args: rows: N; centers: labeled, and to choose; width: D."""
+    return rows * (64 if centers > _FEW else 40) + 4 * centers * width
+
+
 def k_center(
     points: Tensor,
     centers: Tensor,

@@ -114,10 +114,23 @@ def principal_directions(embedding: Tensor, width: int, mean: Tensor | None = No
     return (directions * signs).to(embedding.dtype)
 
 
+def mean(points: Tensor) -> Tensor:
+    """The mean of rows (N, D), N > 0, in single precision, summed in double: (D,)."""
+    total = sum(some.sum(0, dtype=torch.float64) for some in points.split(ROWS))
+    return (torch.as_tensor(total) / len(points)).float()
+
+
 def projected(embedding: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
     """Embeddings (N, D) along directions (D, W), from their mean (D,): (N, W), in single precision."""
-    blocks = [(some.float() - mean) @ directions.float() for some in embedding.split(ROWS)]
-    return torch.cat(blocks) if blocks else embedding.new_empty(0, directions.shape[1], dtype=torch.float32)
+    found = embedding.new_empty(len(embedding), directions.shape[1], dtype=torch.float32)
+    for some, row in zip(embedding.split(ROWS), found.split(ROWS), strict=True) if len(embedding) else ():
+        torch.mm(some.float() - mean, directions.float(), out=row)
+    return found
+
+
+def workspace(rows: int, classes: int, width: int) -> int:
+    """Bytes that `bait` holds at most. Args: rows: N; classes: C; width: D."""
+    return 8 * rows * (classes * classes + 2 * classes + width) + 40 * (classes * width) ** 2
 
 
 def bait(

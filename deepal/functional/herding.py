@@ -77,6 +77,11 @@ class Cosine(Kernel):
         return (points.to(_working(points)) @ anchors.to(_working(anchors)).T).clamp_(0, 1)
 
 
+def workspace(rows: int, anchors: int, width: int) -> int:
+    """Bytes that `herd` holds at most, with directions of the rows. Args: rows: N; anchors: M; width: D."""
+    return rows * (4 * width + 28) + 4 * anchors * width
+
+
 def herd(
     kernel: Kernel,
     query_size: int,

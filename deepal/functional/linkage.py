@@ -11,7 +11,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-_PRODUCTS = 2**24  # of distances at a time
+_PRODUCTS = 2**22  # of distances at a time
+
+
+def workspace(rows: int, width: int) -> int:
+    """Bytes that average linkage holds at most. Args: rows: N; width: D."""
+    return 16 * min(rows * rows, _PRODUCTS) + 24 * rows * width
 
 
 def average_linkage(points: Tensor, clusters: int) -> Tensor:

@@ -128,6 +128,11 @@ def k_means(
     return centroids, assignment
 
 
+def workspace(rows: int, clusters: int) -> int:
+    """Bytes that k-means and its medoids hold at most. Args: rows: N; clusters: k."""
+    return 72 * rows + 4 * ROWS * clusters
+
+
 def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Generator) -> float:
     """The largest radius at which this share of all balls holds rows of one class only, with the clusters of k-means for
     classes: the rule of ProbCover  (Yehuda et al., 2022). A ball is pure up to the nearest row of another cluster, so that

@@ -84,7 +84,7 @@ class Frozen(Network):
     def __init__(self, network: Network) -> None:
         super().__init__()
         self._network = _Kept(network)
-        self.layers = deepcopy(network.above()).requires_grad_(True).train()
+        self.layers = deepcopy(network.above()).cpu().requires_grad_(True).train()  # where the head is drawn too
         for each in self.layers.modules():
             if hasattr(each, "reset_parameters"):
                 each.reset_parameters()
@@ -110,9 +110,10 @@ class Frozen(Network):
 
     def digest(self) -> str:
         """A hash of the weights that the features come from."""
-        hashed = blake2b(type(self.trunk).__name__.encode(), digest_size=16)
-        for name, each in self.trunk.state_dict().items():
-            if not name.startswith(("head.", "layers.")):
+        trained = {id(each) for each in (*self.trunk.head.parameters(), *self.trunk.above().parameters())}
+        hashed = blake2b(repr(self.trunk).encode(), digest_size=16)
+        for name, each in self.trunk.state_dict(keep_vars=True).items():
+            if id(each) not in trained:
                 hashed.update(f"{name} {tuple(each.shape)} {each.dtype}".encode())
                 hashed.update(each.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return hashed.hexdigest()

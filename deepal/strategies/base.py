@@ -44,6 +44,31 @@ class Choice:
     notes: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large a selection is.
+
+    Args: pool, labeled: how many rows; query_size: as asked for; widths: how many numbers a row of each signal has.
+    """
+
+    pool: int
+    labeled: int
+    query_size: int
+    widths: Mapping[str, int]
+
+    @classmethod
+    def of(cls, view: View, query_size: int) -> "Sizes":
+        """Those of a view, by the signals that it has at hand."""
+        known = {name: view.pool[name] for name in view.pool.at_hand}
+        widths = {name: signal[:1].numel() for name, signal in known.items() if len(signal)}
+        return cls(len(view.pool), len(view.labeled), query_size, widths)
+
+    @property
+    def embedding(self) -> int:
+        """Features of an embedding."""
+        return self.widths.get("embedding", 0)
+
+
 class QueryStrategy(ABC):
     """Chooses what to label next. A subclass is a frozen dataclass with `needs` and `select`, and is final: to vary a
     strategy, wrap it in another (`Prefilter(by=Margin(), then=CoreSet())`)."""
@@ -56,6 +81,8 @@ class QueryStrategy(ABC):
     """Whether it reads draws of several samples together, which then have to be consistent."""
     of_last_layer: bool = False
     """Whether it reads the embedding as what the last layer was given, so that no other representation can stand for it."""
+    projects: bool = False
+    """Whether it compares embeddings by fewer directions than they have."""
     artifacts: tuple[str, ...] = ()
     """Names of signals of the pool that it computes itself, once in a run."""
 
@@ -65,6 +92,10 @@ class QueryStrategy(ABC):
 
         Called through `choose`, which checks what comes back. Every coin is tossed with `generator`.
         """
+
+    def workspace(self, sizes: Sizes) -> int:
+        """How many bytes `select` holds at most, signals apart: what cannot be had is refused before the first epoch."""
+        return 40 * sizes.pool  # scores, and their order
 
     def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """The signals that `artifacts` names, integers (n, ...), a row for each of `view.pool`: computed of the whole pool
@@ -94,8 +125,19 @@ class Composed(QueryStrategy):
         return any(part.of_last_layer for part in self.parts)
 
     @property
+    def projects(self) -> bool:  # type: ignore[override]
+        return any(part.projects for part in self.parts)
+
+    @property
     def artifacts(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.artifacts))
+        """Raises ValueError where two parts compute signals of one name."""
+        names = [name for part in self.parts for name in part.artifacts]
+        if len({*names}) < len(names):
+            raise ValueError(f"{self!r} is made of two strategies that compute {', '.join({*names})}; have one of them.")
+        return tuple(names)
+
+    def workspace(self, sizes: Sizes) -> int:
+        return max(part.workspace(sizes) for part in self.parts)
 
     def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         return {name: each for part in self.parts for name, each in part.once(view, query_size, generator).items()}
@@ -202,7 +244,8 @@ def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torc
 
 def warn_of_distances(strategy: QueryStrategy, view: View) -> None:
     """Say it where a strategy has compared embeddings whose distances hardly differ, with the cure."""
-    if strategy.of_last_layer or "embedding" not in strategy.needs.get("pool", ()) or "embedding" not in view.pool.at_hand:
+    compares = "embedding" in strategy.needs.get("pool", ()) and not strategy.of_last_layer and not strategy.projects
+    if not compares or "embedding" not in view.pool.at_hand:
         return
     points = view.pool["embedding"]
     found = dimension.spread(points, torch.Generator().manual_seed(0)) if points.ndim == 2 else None

@@ -8,7 +8,18 @@ from torch import Tensor
 
 from deepal.functional import linkage, neighbors, turns, typicality, uncertainty
 from deepal.functional.geometry import directions
-from deepal.strategies.base import Choice, Composed, Needs, QueryStrategy, Scoring, View, one_a_sample, together, top_k
+from deepal.strategies.base import (
+    Choice,
+    Composed,
+    Needs,
+    QueryStrategy,
+    Scoring,
+    Sizes,
+    View,
+    one_a_sample,
+    together,
+    top_k,
+)
 from deepal.strategies.uncertainty import Margin
 
 
@@ -36,6 +47,10 @@ class TypiClust(QueryStrategy):
         _, cluster = neighbors.k_means(torch.cat([labeled, points]), count, generator)
         known, cluster = cluster[: len(labeled)], cluster[len(labeled) :]
         return Choice(typicality.in_turn(points, cluster, known, query_size, self.min_size, self.neighbors))
+
+    def workspace(self, sizes: Sizes) -> int:
+        rows, clusters = sizes.pool + sizes.labeled, min(sizes.labeled + sizes.query_size, self.max_clusters)
+        return 8 * rows * sizes.embedding + neighbors.workspace(rows, clusters)  # directions, of both sets and together
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,11 @@ class WeightedKMeans(Composed):
         centroids, cluster = neighbors.k_means(points, min(query_size, len(kept)), generator, scores[kept])
         return Choice(kept[neighbors.medoids(points, centroids, cluster)])
 
+    def workspace(self, sizes: Sizes) -> int:
+        kept = min(round(self.factor * sizes.query_size), sizes.pool)
+        clustered = 4 * kept * sizes.embedding + neighbors.workspace(kept, sizes.query_size)
+        return max(self.by.workspace(sizes), 4 * sizes.pool + clustered)
+
 
 @dataclass(frozen=True)
 class ClusterMargin(QueryStrategy):
@@ -108,7 +128,12 @@ class ClusterMargin(QueryStrategy):
         cluster = linkage.average_linkage(points[some], self.clusters or query_size)
         if len(some) == len(points):
             return {"cluster": cluster}
-        return {"cluster": neighbors.nearest(points, neighbors.means(points[some], cluster))[1].squeeze(1)}
+        nearest = neighbors.nearest(points, neighbors.means(points[some], cluster))[1].squeeze(1)
+        return {"cluster": nearest.index_copy_(0, some, cluster)}
+
+    def workspace(self, sizes: Sizes) -> int:
+        sample = min(self.sample, sizes.pool)
+        return max(40 * sizes.pool, 24 * sizes.pool + linkage.workspace(sample, sizes.embedding))
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         doubt = view.pool.map(lambda signals: uncertainty.margin(signals["probs"]), ("probs",))

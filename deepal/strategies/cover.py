@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deepal.functional import competence, herding, neighbors, uncertainty
 from deepal.functional.geometry import directions
-from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
+from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, one_a_sample
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,9 @@ class MaxHerding(QueryStrategy):
         kernel = herding.Gaussian(points, points[_some(len(points), self.anchors, generator)], self.width)
         rows, gains = herding.herd(kernel, query_size, cover=kernel.cover(labeled))
         return Choice(rows, gains)
+
+    def workspace(self, sizes: Sizes) -> int:
+        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class UHerding(QueryStrategy):
         rows, gains = herding.herd(kernel, query_size, weights, kernel.cover(labeled))
         return Choice(rows, gains, {"width": width})
 
+    def workspace(self, sizes: Sizes) -> int:
+        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
+
     def _temperature(self, view: View) -> float:
         if self.temperature is not None or not len(view.holdout):
             return self.temperature or 1.0
@@ -95,6 +101,9 @@ class FacilityLocation(QueryStrategy):
         kernel = herding.Cosine(points, points[_some(len(points), self.anchors, generator)])
         rows, gains = herding.herd(kernel, query_size, cover=kernel.cover(labeled))
         return Choice(rows, gains)
+
+    def workspace(self, sizes: Sizes) -> int:
+        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,10 @@ class ProbCover(QueryStrategy):
         _warn_of_small_balls(self, radius, balls, query_size)
         rows, gains = herding.max_cover(balls, query_size, covered, generator)
         return Choice(rows, gains.double(), {"radius": radius})
+
+    def workspace(self, sizes: Sizes) -> int:
+        """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
+        return herding.workspace(sizes.pool, 0, 2 * sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -179,6 +192,10 @@ class DCoM(QueryStrategy):
         balls = neighbors.balls(points, radius)
         rows = competence.cover_and_doubt(balls, query_size, covered, uncertainty.margin(probs), doubt)
         return Choice(rows, notes={"radius": radius, "competence": doubt})
+
+    def workspace(self, sizes: Sizes) -> int:
+        """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
+        return herding.workspace(sizes.pool, 0, 3 * sizes.embedding)
 
 
 def _some(count: int, most: int, generator: torch.Generator) -> Tensor:

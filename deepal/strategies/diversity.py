@@ -6,7 +6,7 @@ from math import ceil
 import torch
 
 from deepal.functional import coverage, neighbors, robust
-from deepal.strategies.base import Choice, QueryStrategy, View, one_a_sample
+from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, one_a_sample
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class CoreSet(QueryStrategy):
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
         return Choice(coverage.k_center(points, labeled, query_size))
+
+    def workspace(self, sizes: Sizes) -> int:
+        return coverage.workspace(sizes.pool, sizes.labeled + sizes.query_size, sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class RobustCoreSet(QueryStrategy):
             return Choice(rows, notes={"radius": radius, "proven": float(proven)})
         return Choice(coverage.k_center(points, labeled, query_size, ignore=outliers))
 
+    def workspace(self, sizes: Sizes) -> int:
+        return coverage.workspace(sizes.pool, sizes.labeled + sizes.query_size, sizes.embedding)
+
 
 @dataclass(frozen=True)
 class KMeans(QueryStrategy):
@@ -61,3 +67,6 @@ class KMeans(QueryStrategy):
         (points,) = one_a_sample(self, view.pool["embedding"])
         centroids, cluster = neighbors.k_means(points, query_size, generator)
         return Choice(neighbors.medoids(points, centroids, cluster))
+
+    def workspace(self, sizes: Sizes) -> int:
+        return neighbors.workspace(sizes.pool, sizes.query_size)

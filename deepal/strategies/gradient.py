@@ -6,7 +6,7 @@ import torch
 
 from deepal.functional import coverage, fisher, gradients
 from deepal.functional.geometry import FactoredGradients
-from deepal.strategies.base import Choice, Needs, QueryStrategy, View, one_a_sample
+from deepal.strategies.base import Choice, Needs, QueryStrategy, Sizes, View, one_a_sample
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class BADGE(QueryStrategy):
         geometry = FactoredGradients(*factors[0])
         labeled = geometry.beside(*factors[1]) if self.include_labeled else None
         return Choice(coverage.d2_sampling(geometry, query_size, generator, self.first, labeled=labeled))
+
+    def workspace(self, sizes: Sizes) -> int:
+        known = sizes.labeled if self.include_labeled else 0
+        classes = sizes.widths.get("logit_gradient", 0)
+        sketched = 0 if self.sketch is None else 4 * self.sketch * (sizes.pool + known)
+        return sketched + coverage.workspace(
+            sizes.pool, known + sizes.query_size, sizes.embedding + (self.sketch or classes)
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ class BAIT(QueryStrategy):
             embedding, probs, labeled, labeled_probs, query_size, self.regularization, self.oversample
         )
         return Choice(rows, notes={"objective": objectives[-1]})
+
+    def workspace(self, sizes: Sizes) -> int:
+        width = min(self.width or sizes.embedding, sizes.embedding)
+        return fisher.workspace(sizes.pool + sizes.labeled, sizes.widths.get("probs", 0), width)
 
 
 _WIDEST = 10_240  # 840 MB for each of five matrices

@@ -15,6 +15,7 @@ from deepal.strategies.base import (
     Needs,
     QueryStrategy,
     Scoring,
+    Sizes,
     View,
     choose,
     one_a_sample,
@@ -61,6 +62,10 @@ class Prefilter(Composed):
         kept = choose(self.by, view, self._keep(query_size), generator).rows.sort().values
         choice = choose(self.then, view.take(kept), query_size, generator)
         return Choice(kept[choice.rows], choice.scores, choice.notes)
+
+    def workspace(self, sizes: Sizes) -> int:
+        kept = min(self._keep(sizes.query_size), sizes.pool)
+        return max(self.by.workspace(sizes), self.then.workspace(replace(sizes, pool=kept)))
 
     def _keep(self, query_size: int) -> int:
         if self.keep is not None:
@@ -119,6 +124,7 @@ class Projected(Composed):
 
     of: QueryStrategy
     width: int = 32
+    projects = True
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -137,6 +143,11 @@ class Projected(Composed):
     def keeps_prefix(self) -> bool:  # type: ignore[override]
         return self.of.keeps_prefix
 
+    def workspace(self, sizes: Sizes) -> int:
+        width = min(self.width, sizes.embedding)
+        rows = sizes.pool + sizes.labeled
+        return 4 * rows * width + self.of.workspace(replace(sizes, widths={**sizes.widths, "embedding": width}))
+
     def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         return self.of.once(self._projected(view), query_size, generator)
 
@@ -150,7 +161,7 @@ class Projected(Composed):
         sets = {"pool": view.pool}
         if "embedding" in self.needs.get("labeled", ()):
             sets["labeled"] = view.labeled
-        mean = points.mean(0, dtype=torch.float64).float()
+        mean = fisher.mean(points)
         directions = fisher.principal_directions(points, self.width, mean)
         joined = {
             of: each.joined({"embedding": fisher.projected(each["embedding"], directions, mean)})

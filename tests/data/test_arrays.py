@@ -1,5 +1,8 @@
 """Arrays in files: mapped, joined once, copied once, and refused by name."""
 
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
 import fsspec
 import numpy as np
 import pytest
@@ -70,6 +73,21 @@ def test_files_from_elsewhere_are_copied_once_and_again_when_they_have_changed(t
         arrays.read("memory://pool/other-*.npy", cache)
     with pytest.raises(ValueError, match=r"nowhere://x.npy is an address that fsspec cannot read"):
         arrays.read("nowhere://x.npy", cache)
+
+
+def test_several_processes_may_join_the_same_shards_at_once(tmp_path):
+    shards(tmp_path)
+    for _ in range(20):
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: arrays.read(f"{tmp_path}/shard-*.npy", tmp_path / "cache"), range(4)))
+        assert all(torch.equal(each, ROWS) for each in found)
+        assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_file_with_brackets_in_its_name_is_a_file(tmp_path):
+    np.save(tmp_path / "run[2].npy", ROWS.numpy())
+    assert torch.equal(arrays.read(f"{tmp_path}/run[2].npy"), ROWS)
 
 
 def test_rows_by_columns_are_rows(tmp_path):

@@ -1,9 +1,11 @@
 """Strategies that take turns between clusters."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepal.functional import linkage
 from deepal.signals import Signals
 from deepal.strategies import ClusterMargin, Entropy, Margin, PerGroup, Prefilter, View
 from deepal.strategies.base import choose
@@ -67,6 +69,20 @@ def test_a_sample_is_clustered_where_the_pool_is_larger():
     found = ClusterMargin(sample=50).once(View(Signals.of(pool), Signals.of({})), 5, generator(0))["cluster"]
     assert len(found.unique()) == 5
     assert all(len(each.unique()) == 1 for each in found.split(40))
+
+
+def test_rows_of_the_sample_stay_in_their_clusters():
+    points = torch.randn(200, 3, generator=generator(0))
+    pool = {"embedding": points, "probs": torch.full((200, 2), 0.5)}
+    found = ClusterMargin(sample=150).once(View(Signals.of(pool), Signals.of({})), 9, generator(0))["cluster"]
+    some = torch.randperm(200, generator=generator(0))[:150].sort().values
+    assert torch.equal(found[some], linkage.average_linkage(points[some], 9))
+
+
+def test_two_that_compute_signals_of_one_name_are_refused():
+    twice = Prefilter(by=ClusterMargin(clusters=50), then=ClusterMargin(clusters=5))
+    with pytest.raises(ValueError, match="made of two strategies that compute cluster; have one of them"):
+        choose(twice, view(0), 5, generator(0))
 
 
 def test_what_is_made_of_it_computes_clusters_of_the_whole_pool_once():

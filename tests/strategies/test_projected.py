@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 import deepal
 from deepal.signals import Signals
-from deepal.strategies import BADGE, BAIT, CoreSet, Margin, MaxHerding, Prefilter, Projected, QueryStrategy, View
+from deepal.strategies import BADGE, BAIT, CoreSet, Margin, MaxHerding, PerGroup, Prefilter, Projected, QueryStrategy, View
 from deepal.strategies.base import choose, warn_of_distances
 
 
@@ -65,7 +65,8 @@ def test_it_is_said_where_distances_hardly_differ_and_what_helps(caplog):
     many = torch.cat([10 * few, torch.randn(400, 900, generator=generator(1))], 1)
     with caplog.at_level(logging.WARNING):
         warn_of_distances(CoreSet(), _chosen(CoreSet(), few))
-        warn_of_distances(BADGE(), _chosen(BADGE(), many))
+        for strategy in (BADGE(), Projected(CoreSet(), 4), PerGroup(of=Projected(CoreSet(), 4))):
+            warn_of_distances(strategy, _chosen(strategy, many))
         assert not caplog.records
         noise = torch.randn(400, 900, generator=generator(1))
         warn_of_distances(CoreSet(), _chosen(CoreSet(), noise))
@@ -97,7 +98,11 @@ def test_nothing_is_read_to_say_it(caplog):
 
 def _chosen(strategy, points):
     """A view of which a strategy has read what it reads."""
-    signals = {"embedding": points, "logit_gradient": torch.randn(len(points), 3, generator=generator(5))}
+    signals = {
+        "embedding": points,
+        "group": torch.arange(len(points)),
+        "logit_gradient": torch.randn(len(points), 3, generator=generator(5)),
+    }
     view = View(Signals.of(signals), Signals.of({name: each[:0] for name, each in signals.items()}))
     choose(strategy, view, 5, generator(0))
     return view
