@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-_CLEAR = Path("/proc/self/clear_refs")  # 5, written to it, sets the peak of this process back to what it holds now
+CLEAR = Path("/proc/self/clear_refs")
+"""5, written to it, sets the peak of this process back to what it holds now."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -27,7 +28,7 @@ class Meter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         with suppress(OSError):  # not Linux, or not allowed
-            _CLEAR.write_text("5")
+            CLEAR.write_text("5")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -39,13 +40,14 @@ class Meter:
 
     def peak_memory(self) -> dict[str, int]:
         """Bytes held at most, by `process` and, where there is a GPU, `device`."""
-        peak = {"process": _peak()}
+        held = {"process": peak()}
         if self.device.type == "cuda":
-            peak["device"] = torch.cuda.max_memory_allocated(self.device)
-        return peak
+            held["device"] = torch.cuda.max_memory_allocated(self.device)
+        return held
 
 
-def _peak() -> int:
+def peak() -> int:
+    """The most bytes that this process has held."""
     try:
         lines = _STATUS.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sections.base import Section
-from sections.digits import DIGITS, REPEATED_DIGITS
+from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
 from sections.few_labels import ON_DIGITS
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
@@ -25,6 +25,7 @@ those by the protocol of BatchBALD.
 """
 SECTIONS: Sequence[Section] = [
     DIGITS,
+    COVERAGE_DIGITS,
     REPEATED_DIGITS,
     BADGE,
     DBAL,
