@@ -186,6 +186,7 @@ def _select(arguments: list[str]) -> None:
     out = built.pop("out")
     if out.exists():
         raise ValueError(f"{out} is there already, and may be a query that somebody answers; name another file by --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
     chosen = Selection(**{name: built[name] for name in Selection.__dataclass_fields__}).chosen()
     tables.write(out, COLUMNS, chosen)
     sys.stdout.writelines(f"{row['id']}\n" for row in chosen)

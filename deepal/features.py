@@ -17,11 +17,12 @@ from deepal import fingerprint, folder
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.meter import Meter
-from deepal.nn import Frozen, Trunk
+from deepal.nn import Frozen, Network, Trunk
 from deepal.ranks import Ranks
 from deepal.representation import Backbone, FeatureFile, Representation
 from deepal.run import Files
 from deepal.scan import Scan
+from deepal.task import Task
 from deepal.watching import Watchers
 
 Read = Callable[[Tensor], Tensor]
@@ -57,7 +58,7 @@ class Features:
         files: Files,
         ranks: Ranks,
         watchers: Watchers,
-        scan: Callable[[Trainer, nn.Module, Part], Scan],
+        scan: MakeScan,
     ) -> None:
         self.settings, self.data, self.files, self.ranks = settings, settings.data, files, ranks
         self.watchers, self._scan = watchers, scan
@@ -93,8 +94,24 @@ class Features:
                 f"embedding_from={source!r} has to be told the shape of an image, which {self.data.title} does not say; "
                 f"give FeatureFile(path)."
             )
-        network = self._trunk.drawn(source.network, self.data.task.input_shape, len(self.data.task.classes))
-        return {"embedding": self._read(trainer, Frozen(network), "train", positions)}
+        return {"embedding": self._read(trainer, Frozen(self._drawn(source, self.data.task)), "train", positions)}
+
+    def refuse_broken(self) -> None:
+        """Raises ValueError where embeddings are to come from a network that cannot be made, or reads no such images."""
+        source, task = self.settings.embedding_from, self.data.task
+        if not isinstance(source, Backbone) or task is None:
+            return
+        try:
+            with torch.no_grad():
+                self._drawn(source, task).trunk_features(torch.zeros(2, *task.input_shape))
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"embedding_from: the network cannot be made for images of shape {list(task.input_shape)} with these "
+                f"options, or is none of deepal.nn: {error}"
+            ) from error
+
+    def _drawn(self, source: Backbone, task: Task) -> Network:
+        return self._trunk.drawn(source.network, task.input_shape, len(task.classes))
 
     def _read(self, trainer: Trainer, frozen: Frozen, part: Part, positions: Sequence[int]) -> Tensor:
         """Rows of features of a part, (N, F), mapped, these positions filled in."""

@@ -204,6 +204,7 @@ class Learner:
         alone = Cycle(self, books.run.files, Ranks())
         module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
+        alone.features.refuse_broken()
         preflight.refuse_bad_needs(self.strategy, module, self.probes, self.data.groups([]) is not None, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_too_few(self.data, processes)

@@ -275,7 +275,7 @@ def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule
         module = make()
         if hasattr(module, "configure_network"):
             module.configure_optimizers()
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"module: it cannot be made for these images with these options: {error}") from error
     return module
 

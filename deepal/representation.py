@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepal.data import arrays
 from deepal.nn import Network
+
+_BLOCK = 8192  # rows at a time
 
 
 class Representation(ABC):
@@ -32,7 +34,7 @@ class FeatureFile(Representation):
 
     def rows(self, images: int) -> Tensor:
         """The rows, mapped. Raises ValueError where there is not one for each of so many images."""
-        rows = arrays.read(self.path)
+        rows = arrays.read(str(self.path))
         if len(rows) != images or rows.ndim != 2 or not rows.is_floating_point():
             raise ValueError(
                 f"embedding_from={self!r} holds {list(rows.shape)} numbers of {rows.dtype}, and there are {images} "
@@ -41,7 +43,11 @@ class FeatureFile(Representation):
         return rows
 
     def digest(self, begun_with: int, images: int) -> str:
-        return arrays.digest(self.rows(images)[:begun_with])
+        rows = self.rows(images)
+        for first, some in zip(range(0, images, _BLOCK), rows.split(_BLOCK), strict=True) if images else ():
+            if wrong := (~some.isfinite().all(1)).nonzero().flatten().tolist():
+                raise ValueError(f"embedding_from={self!r}: row {first + wrong[0]} is NaN or infinite.")
+        return arrays.digest(rows[:begun_with])
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,12 @@ class Backbone(Representation):
     """
 
     network: Callable[[Sequence[int], int], Network]
+
+    def __post_init__(self) -> None:
+        if not callable(self.network) or isinstance(self.network, nn.Module):
+            raise ValueError(
+                f"Backbone(network={self.network!r}) takes what makes a network: partial(Timm, name=...), say."
+            )
 
     def digest(self, begun_with: int, images: int) -> None:
         """None: its features are kept by the hash of its weights."""

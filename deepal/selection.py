@@ -79,7 +79,9 @@ class Selection:
         if not 0 < self.query_size <= len(pool):
             raise ValueError(f"query_size={self.query_size} must be from 1 to {len(pool)}, the samples that can be chosen.")
         source = _Files(files, Room(self.cache))
-        view = View(Signals(pool, source), Signals(labeled, source, _said_of(known)))
+        source.labels = {int(position): row for position, row in zip(labeled, known, strict=True)}
+        cycle = {"cycle": torch.zeros(len(labeled), dtype=torch.long)}
+        view = View(Signals(pool, source), Signals(labeled, source, cycle))
         widths = {name: source.width(name) for name in self.strategy.needs.get("pool", ())}
         sizes = Sizes(len(pool), len(labeled), self.query_size, widths)
         preflight.refuse_too_large(self.strategy, sizes, free_memory())
@@ -119,6 +121,8 @@ class Selection:
                 f"{self.strategy!r} reads no signals, so that nothing says how large the pool is; give ids=FILE."
             )
         for name, file in files.items():
+            if name == "group" and file.ndim != 1:
+                raise ValueError(f"signals.group={self.signals[name]} has shape {list(file.shape)}; give one number a row.")
             if name != "group" and not file.is_floating_point():
                 raise ValueError(f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats.")
         Signals.of({name: file[:_BLOCK] for name, file in files.items()})  # which refuses other shapes
@@ -126,15 +130,6 @@ class Selection:
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one pool have as many rows each, and these have {lengths}.")
         return files
-
-
-def _said_of(known: Sequence[Mapping[str, str]]) -> dict[str, Tensor]:
-    """What the table of labeled samples says of them."""
-    said = {"cycle": torch.zeros(len(known), dtype=torch.long)}
-    try:
-        return {**said, "target": torch.tensor([int(row["label"]) for row in known], dtype=torch.long)}
-    except (KeyError, ValueError):
-        return said  # whoever reads it is told what is missing
 
 
 _OF_LABELED = {"target", "cycle"}
@@ -171,7 +166,10 @@ class _Names:
 
 def _rows_of(path: Path) -> Iterator[Mapping[str, str]]:
     """Rows of a table with a column `id`; or, of a file without one, its lines."""
-    if "id" in tables.columns_of(path):
+    columns = tables.columns_of(path)
+    if len(columns) > 1 and "id" not in columns:
+        raise ValueError(f"{path} has the columns {', '.join(columns)} and no column id; name the one that has the ids so.")
+    if "id" in columns:
         for line, row in tables.read(path):
             if "id" not in row:
                 raise ValueError(f"{path}, line {line}, ends before the column id.")
@@ -185,6 +183,7 @@ class _Files:
 
     def __init__(self, files: Mapping[str, Tensor], room: Room) -> None:
         self.files, self.room = files, room
+        self.labels: dict[int, Mapping[str, str]] = {}  # rows of the table of labeled samples, by position
 
     def width(self, name: str) -> int:
         """How many numbers a row of this signal has."""
@@ -208,13 +207,22 @@ class _Files:
     def _of(self, name: str, positions: Tensor) -> Tensor:
         if name in self.files:
             return self.files[name][positions]
-        if name in _OF_LABELED:
-            raise ValueError(
-                f"the strategy reads the {name} of what is labeled; give the table of labeled samples a column label, with "
-                f"the number of the class, from 0, as in the columns of probs."
-            )
+        if name == "target":
+            return torch.tensor([self._class_of(self.labels[int(position)]) for position in positions], dtype=torch.long)
         other, derive = _DERIVED[name]
         return derive(self.files[other][positions].float())
+
+    def _class_of(self, row: Mapping[str, str]) -> int:
+        """The number of a labeled sample's class."""
+        classes = next((self.files[name].shape[-1] for name in ("probs", "logits") if name in self.files), None)
+        said = row.get("label", "").strip()
+        if not said.isascii() or not said.isdigit() or (classes is not None and int(said) >= classes):
+            raise ValueError(
+                f"the strategy reads the class of what is labeled, and {row['id']} has {said or 'none'!r}; give the table "
+                f"of labeled samples a column label, with a number from 0{f' to {classes - 1}' if classes else ''}, as in "
+                f"the columns of probs."
+            )
+        return int(said)
 
     def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
         scores = [score({name: self._of(name, some) for name in names}) for some in positions.split(_BLOCK)]

@@ -17,7 +17,7 @@ from deepal.data.images import UnreadableError
 from deepal.features import FeatureStore
 from deepal.ledger import Ledger
 from deepal.modules import Classifier, Ensemble
-from deepal.nn import MLP, Frozen, Headed, Network
+from deepal.nn import MLP, Frozen, Headed, Network, Timm
 from deepal.probes import MCDropout
 from deepal.ranks import Ranks
 from deepal.representation import Backbone, FeatureFile
@@ -417,14 +417,48 @@ def test_nothing_is_trained_that_nobody_asks_for(tmp_path, pixels):
 def test_a_network_says_what_the_file_of_its_features_says(tmp_path):
     by_network = digits(tmp_path, strategy=CoreSet(), embedding_from=Backbone(Convolved), data=plain(), budget=40)
     by_network.run()
-    assert sum(read_images) == 1200 - 30
+    assert sum(read_images) == 1200 - 30 + 2  # of which two are of no image, to see whether it reads such
     (store,) = (tmp_path / ".features").iterdir()
     by_file = digits(
         tmp_path, strategy=CoreSet(), embedding_from=FeatureFile(str(store / "train.npy")), data=plain(), budget=40
     )
     by_file.run()
     assert Outcome.of(by_network).queries == Outcome.of(by_file).queries
-    assert sum(read_images) == 1200 - 30
+    assert sum(read_images) == 1200 - 30 + 2
+
+
+class OfOneSize(Convolved):
+    """As a vision transformer is."""
+
+    def forward_features(self, images):
+        assert images.shape[2] == 224, f"Input height ({images.shape[2]}) doesn't match model (224)."
+
+
+@pytest.mark.parametrize("network", [OfOneSize, partial(Convolved, nam=3), lambda shape, classes: nn.Flatten()])
+def test_a_network_that_cannot_read_these_images_is_refused_before_a_run_has_begun(tmp_path, network):
+    run = partial(digits, tmp_path, strategy=CoreSet(), data=plain(), budget=30, name="one")
+    with pytest.raises(ValueError, match=r"embedding_from: the network cannot be made for images of shape \[1, 8, 8\]"):
+        run(embedding_from=Backbone(network)).run()
+    run(embedding_from=Backbone(Convolved)).run()
+    with pytest.raises(ValueError, match="takes what makes a network"):
+        Backbone("resnet18")
+
+
+def test_a_frozen_network_that_cannot_read_these_images_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be made for these images .*doesn't match model"):
+        digits(tmp_path, module=Classifier(partial(Timm, name="vit_tiny_patch16_224"), frozen=True), data=plain()).run()
+
+
+def test_rows_that_are_not_finite_are_refused_before_a_run_has_begun(tmp_path, pixels):
+    pixels[77, 3] = torch.nan
+    np.save(tmp_path / "nan.npy", pixels.numpy())
+    run = partial(
+        digits, tmp_path, strategy=CoreSet(), embedding_from=FeatureFile(tmp_path / "nan.npy"), data=plain(), budget=30
+    )
+    with pytest.raises(ValueError, match="row 77 is NaN or infinite"):
+        run(name="one").run()
+    np.save(tmp_path / "nan.npy", pixels.nan_to_num().numpy())
+    run(name="one").run()
 
 
 def test_another_file_is_refused(tmp_path, pixels):

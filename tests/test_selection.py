@@ -76,7 +76,7 @@ def test_classes_of_what_is_labeled_are_read_where_they_are_needed(files):
     chosen = selection(files, DCoM(radius=0.5), "embedding", "probs", labeled=files / "labeled.csv", **asked).chosen()
     assert len(chosen) == 4
     (files / "bare.csv").write_text("id\nimage-4\n")
-    with pytest.raises(ValueError, match="give the table of labeled samples a column label"):
+    with pytest.raises(ValueError, match="image-4 has 'none'; give the table of"):
         selection(files, DCoM(radius=0.5), "embedding", "probs", labeled=files / "bare.csv", **asked).chosen()
 
 
@@ -126,6 +126,20 @@ def test_what_does_not_fit_together_is_refused_by_name(files):
         ).chosen()
 
 
+@pytest.mark.parametrize("said", ["4", "-1", "cat", "3.0"])
+def test_a_class_that_probs_have_no_column_for_is_refused(files, said):
+    (files / "wrong.csv").write_text(f"id,label\nimage-1,0\nimage-4,{said}\n")
+    asked = {"ids": files / "ids.csv", "query_size": 4, "labeled": files / "wrong.csv"}
+    with pytest.raises(ValueError, match=f"image-4 has '{said}'; .* a number from 0 to 3"):
+        selection(files, DCoM(radius=0.5), "embedding", "probs", **asked).chosen()
+
+
+def test_a_table_whose_ids_are_not_named_is_refused(files):
+    (files / "named.csv").write_text("path,label\nimage-1,0\n")
+    with pytest.raises(ValueError, match=r"named.csv has the columns path, label and no column id"):
+        selection(files, Margin(), "probs", ids=files / "named.csv").chosen()
+
+
 def test_groups_are_numbers_and_a_table_has_its_ids(files):
     for number, some in enumerate((torch.arange(SIZE) // 3).split(40)):
         np.save(files / f"group-{number}.npy", some.numpy())
@@ -157,6 +171,8 @@ def test_the_command_prints_ids_and_writes_them_and_overwrites_nothing(files, ca
     monkeypatch.chdir(files)
     command = ["select", "--signals", "embedding=embedding-*.npy", "probs=probs-*.npy", "--ids", "ids.csv", "--labeled"]
     command += ["labeled.csv", "--strategy", "DCoM", "--strategy.radius", "0.5", "--query_size", "3", "--cache", "c"]
+    cli.main([*command, "--out", "made/for/it.csv"])
+    assert capsys.readouterr().out.split() == [line.split(",")[0] for line in (files / "made/for/it.csv").open()][1:]
     cli.main(command)
     printed = capsys.readouterr().out.split()
     lines = (files / "query.csv").read_text().splitlines()

@@ -97,9 +97,10 @@ def _mapped(file: Path, name: str) -> Tensor:
         elif file.suffix == ".safetensors":
             array = _tensor(file, name)
         else:
-            raise ValueError("of another kind; .npy and .safetensors can be mapped")
+            raise ValueError("it is of another kind than .npy and .safetensors, which can be mapped")
     except (ValueError, EOFError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{file} is not a file of numbers that can be read: {error}.") from error
+        said = "it is no array of numbers" if "allow_pickle" in str(error) else str(error).rstrip(".")
+        raise ValueError(f"{file} is not a file of numbers that can be read: {said}.") from error
     if not array.ndim:
         raise ValueError(f"{file} holds a single number; one row a sample is needed.")
     return array

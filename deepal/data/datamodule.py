@@ -193,7 +193,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     @property
     def in_memory(self) -> bool:
         """Whether training images are in memory, so that reading them takes nobody else."""
-        return self._images("train").in_memory and not self.num_workers
+        return self._images("train").in_memory and not self._workers
 
     @property
     def is_read_once(self) -> bool:
@@ -378,7 +378,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         """These images of a part, under the test transform, without classes; of several processes each is served its share
         of the batches. A batch is `{"input", "position"}`, or `Damaged`."""
         sampler = loading.InOrder(len(positions), self._sizes[1], share)
-        return loading.loader(loading.Scanned(self._images(part), positions, part), sampler, self.num_workers)
+        return loading.loader(loading.Scanned(self._images(part), positions, part), sampler, self._workers)
 
     def unreadable(self, positions: Sequence[int], part: Part = "train") -> dict[int, str]:
         """Read these images, and say which cannot be, and why. Several processes read a share each."""
@@ -388,7 +388,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         sampler = loading.InOrder(len(positions), self._sizes[1], self.share)
         batches = loading.Scanned(images, torch.tensor(positions, dtype=torch.long), part)
         reasons: dict[int, str] = {}
-        for batch in loading.loader(batches, sampler, self.num_workers):
+        for batch in loading.loader(batches, sampler, self._workers):
             if isinstance(batch, Damaged):
                 reasons |= batch.reasons
         return reasons
@@ -424,6 +424,11 @@ class ActiveDataModule(LightningDataModule, ABC):
         return self._set.test if part == "test" else self._set.train
 
     @property
+    def _workers(self) -> int:
+        """Processes that decode images; rows of features take none."""
+        return 0 if self.serves_features else self.num_workers
+
+    @property
     def _sizes(self) -> tuple[int, int]:
         """Images a batch to train on, and to read."""
         return self.batch_size, self.eval_batch_size
@@ -437,12 +442,12 @@ class ActiveDataModule(LightningDataModule, ABC):
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)
             return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block, cut), 0)
-        return loading.loader(batches, sampler, self.num_workers)
+        return loading.loader(batches, sampler, self._workers)
 
     def _eval_loader(self, images: Images, positions: Sequence[int], part: Part) -> DataLoader:
         sampler = loading.Evenly(len(positions), self._sizes[1], self.share)
         batches = loading.Batches(images, torch.tensor(positions), "true", part)
-        return loading.loader(batches, sampler, self.num_workers)
+        return loading.loader(batches, sampler, self._workers)
 
     def _measured_task(self) -> Task | None:
         """What the networks are told."""

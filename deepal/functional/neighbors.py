@@ -133,6 +133,11 @@ def workspace(rows: int, clusters: int) -> int:
     return 72 * rows + 4 * ROWS * clusters
 
 
+def workspace_of_balls(rows: int, width: int) -> int:
+    """Bytes that `balls` hold at most, but for their members. Args: rows: N; width: D."""
+    return 4 * width * (rows + min(rows, _QUERIES))
+
+
 def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Generator) -> float:
     """The largest radius at which this share of all balls holds rows of one class only, with the clusters of k-means for
     classes: the rule of ProbCover  (Yehuda et al., 2022). A ball is pure up to the nearest row of another cluster, so that

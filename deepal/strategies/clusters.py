@@ -133,7 +133,7 @@ class ClusterMargin(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         sample = min(self.sample, sizes.pool)
-        return max(40 * sizes.pool, 24 * sizes.pool + linkage.workspace(sample, sizes.embedding))
+        return max(48 * sizes.pool, 24 * sizes.pool + linkage.workspace(sample, sizes.embedding))
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         doubt = view.pool.map(lambda signals: uncertainty.margin(signals["probs"]), ("probs",))

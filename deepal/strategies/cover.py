@@ -143,7 +143,8 @@ class ProbCover(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
-        return herding.workspace(sizes.pool, 0, 2 * sizes.embedding)
+        directions = herding.workspace(sizes.pool, 0, sizes.embedding)
+        return directions + neighbors.workspace_of_balls(sizes.pool, sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ class DCoM(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
-        return herding.workspace(sizes.pool, 0, 3 * sizes.embedding)
+        directions = herding.workspace(sizes.pool, 0, sizes.embedding)
+        return directions + neighbors.workspace_of_balls(sizes.pool, sizes.embedding)
 
 
 def _some(count: int, most: int, generator: torch.Generator) -> Tensor:
