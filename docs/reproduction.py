@@ -11,7 +11,7 @@ from pathlib import Path
 from sections.base import Section
 from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
-from sections.few_labels import ON_DIGITS
+from sections.few_labels import ON_DIGITS, ON_MNIST
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
 from sections.uncertainty import PartsOfUncertainty
 
@@ -33,6 +33,7 @@ SECTIONS: Sequence[Section] = [
     REPEATED,
     PartsOfUncertainty(),
     ON_DIGITS,
+    ON_MNIST,
     Dimensions(),
 ]
 
