@@ -64,6 +64,7 @@ class Features:
         self.watchers, self._scan = watchers, scan
         self._are_trained = False  # as far as anybody knows
         self._trunk = Trunk()
+        self._rows: Tensor | None = None  # of a file of features
 
     def serve(self, trainer: Trainer, module: Callable[[], LightningModule], meter: Meter) -> None:
         """Let the data serve features that the module does not train in place of images, where it has such.
@@ -87,7 +88,10 @@ class Features:
         if source is None:
             return {}
         if isinstance(source, FeatureFile):
-            return {"embedding": self.ranks.in_turn(lambda: source.rows(self.data.sizes()["train"]))}
+            images = self.data.sizes()["train"]
+            if self._rows is None or len(self._rows) != images:  # shards are hashed when they are joined: not in each cycle
+                self._rows = self.ranks.in_turn(lambda: source.rows(images))
+            return {"embedding": self._rows}
         assert isinstance(source, Backbone)
         if self.data.task is None:
             raise ValueError(
