@@ -1,4 +1,4 @@
-"""What selection costs, beside the peers: k-center, BADGE, neighbors, k-means.
+"""What selection costs, beside the peers: k-center, BADGE, neighbors, k-means, ProbCover.
 
     pip install -e ".[peers]"
     python benchmarks/selection.py --root DATA       # DATA holds MNIST in torchvision's layout
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.datasets import MNIST
 
-from deepal.functional import coverage, gradients, neighbors
+from deepal.functional import coverage, geometry, gradients, herding, neighbors
 from deepal.functional.geometry import FactoredGradients, Points
 
 LABELS, POOL, WIDTH = 1000, 50_000, 512
@@ -132,6 +132,11 @@ def bmdal(
     return choose
 
 
+def in_double_precision() -> Tensor:
+    """The features of the pool, which bmdal-reg then computes with."""
+    return pool().double()
+
+
 # BADGE
 
 
@@ -146,6 +151,29 @@ def badge(query_size: int, classes: int = 10) -> pairs.Work:
         return dict(work)
 
     return choose
+
+
+def activeml_badge(query_size: int) -> pairs.Work:
+    """That of scikit-activeml."""
+    from skactiveml.base import SkactivemlClassifier
+    from skactiveml.pool import Badge
+
+    probs = torch.softmax(logits(10), 1).numpy()
+
+    class Known(SkactivemlClassifier):
+        """Says the network's probabilities of the pool, whoever asks."""
+
+        def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "Known":
+            return self
+
+        def predict_proba(self, X: Any) -> Any:
+            return probs, X
+
+    features, labels = learned()["pool"].numpy(), np.full(POOL, np.nan)
+    model = Known(classes=range(10))
+    return lambda: {
+        "chosen": len(Badge(random_state=0).query(features, labels, model, fit_clf=False, batch_size=query_size))
+    }
 
 
 def mapped_badge(rows: int, classes: int, width: int, query_size: int) -> pairs.Work:
@@ -231,6 +259,65 @@ def faiss_k_means() -> pairs.Work:
     return cluster
 
 
+# ProbCover
+
+
+def half_covered(rows: int) -> tuple[Tensor, float]:
+    """Rows as directions, and the radius within which each has, on the median, a thousandth of the others, ten at least."""
+    (points,) = geometry.directions(narrow()[:rows])
+    near = neighbors.nearest(points[:1000], points, max(10, rows // 1000) + 1)[0][:, -1]
+    return points, float(near.median().sqrt())
+
+
+def prob_cover(rows: int, query_size: int) -> pairs.Work:
+    """Ours: balls, and the picks."""
+    points, radius = half_covered(rows)
+
+    def choose() -> dict[str, Any]:
+        found = neighbors.balls(points, radius)
+        none = torch.zeros(rows, dtype=torch.bool)
+        return {"rows": herding.max_cover(found, query_size, none, torch.Generator())[0].tolist()}
+
+    return choose
+
+
+def activeml_prob_cover(rows: int, query_size: int) -> pairs.Work:
+    """That of scikit-activeml, of which a table of all distances is a part, with the same radius."""
+    from skactiveml.pool import ProbCover
+
+    points, radius = half_covered(rows)
+    return lambda: {
+        "chosen": len(
+            ProbCover(n_classes=10, deltas=[radius], random_state=0).query(
+                points.numpy(), np.full(rows, np.nan), batch_size=query_size
+            )
+        )
+    }
+
+
+def picks(query_size: int) -> pairs.Work:
+    """Ours, of balls at hand."""
+    found, none = neighbors.balls(*half_covered(POOL)), torch.zeros(POOL, dtype=torch.bool)
+    return lambda: {"rows": herding.max_cover(found, query_size, none, torch.Generator())[0].tolist()}
+
+
+def picks_by_counting(query_size: int) -> pairs.Work:
+    """As published programs choose of edges at hand: all that are left are counted for each pick."""
+    found = neighbors.balls(*half_covered(POOL))
+    sources = np.repeat(np.arange(POOL), np.diff(found.starts.numpy()))
+    targets = found.members.numpy()
+
+    def choose() -> dict[str, Any]:
+        source, target, rows = sources, targets, []
+        for _ in range(query_size):
+            rows.append(int(np.bincount(source, minlength=POOL).argmax()))
+            left = ~np.isin(target, target[source == rows[-1]])
+            source, target = source[left], target[left]
+        return {"rows": rows}
+
+    return choose
+
+
 def pool() -> Tensor:
     """The features of the pool."""
     return learned()["pool"]
@@ -253,7 +340,11 @@ SIDES: dict[str, Callable[[str], pairs.Work]] = {
         f"k-center {k}, bmdal-reg": lambda _, k=k: bmdal("MaxDistSelectionMethod", k, pool, labeled=labeled)
         for k in (100, 1000)
     },
+    "k-center 1000, bmdal-reg in double precision": lambda _: bmdal(
+        "MaxDistSelectionMethod", 1000, in_double_precision, labeled=lambda: labeled().double()
+    ),
     **{f"BADGE {k}": lambda _, k=k: badge(k) for k in (100, 1000)},
+    "BADGE 100, scikit-activeml": lambda _: activeml_badge(100),
     **{f"BADGE {k}, bmdal-reg": lambda _, k=k: bmdal("KmeansppSelectionMethod", k, error, pool) for k in (100, 1000)},
     "BADGE 1000 of 100 classes": lambda _: badge(1000, 100),
     "BADGE 1000, mapped": lambda _: mapped_badge(200_000, 100, 256, 1000),
@@ -266,6 +357,10 @@ SIDES: dict[str, Callable[[str], pairs.Work]] = {
     "k-means, KMeans": lambda _: sklearn_k_means("KMeans"),
     "k-means, MiniBatchKMeans": lambda _: sklearn_k_means("MiniBatchKMeans"),
     "k-means, FAISS": lambda _: faiss_k_means(),
+    "ProbCover": lambda _: prob_cover(10_000, 100),
+    "ProbCover, scikit-activeml": lambda _: activeml_prob_cover(10_000, 100),
+    "ProbCover's picks": lambda _: picks(100),
+    "ProbCover's picks, counted": lambda _: picks_by_counting(100),
 }
 ROWS: list[pairs.Row] = [
     (
@@ -276,9 +371,11 @@ ROWS: list[pairs.Row] = [
     ("k-center, 1,000, and scikit-activeml", "k-center 1000", "k-center 1000, scikit-activeml"),
     ("k-center, 100, and bmdal-reg", "k-center 100", "k-center 100, bmdal-reg"),
     ("k-center, 1,000, and bmdal-reg", "k-center 1000", "k-center 1000, bmdal-reg"),
+    ("k-center, 1,000, and bmdal-reg in double", "k-center 1000", "k-center 1000, bmdal-reg in double precision"),
     ("k-center, 1,000 beside 100", "k-center 100", "k-center 1000"),
     ("BADGE, 100 of 50,000 x 512, 10 classes, and bmdal-reg", "BADGE 100", "BADGE 100, bmdal-reg"),
     ("BADGE, 1,000, and bmdal-reg", "BADGE 1000", "BADGE 1000, bmdal-reg"),
+    ("BADGE, 100, and scikit-activeml", "BADGE 100", "BADGE 100, scikit-activeml"),
     ("BADGE, 1,000 beside 100", "BADGE 100", "BADGE 1000"),
     ("BADGE, 1,000 of 100 classes beside 10 classes", "BADGE 1000", "BADGE 1000 of 100 classes"),
     ("BADGE, 1,000 of 200,000 x 256, 100 classes, memory-mapped, beside the 50,000", "BADGE 1000", "BADGE 1000, mapped"),
@@ -295,6 +392,8 @@ ROWS: list[pairs.Row] = [
     ("k-means, 500 clusters of 50,000 x 128, and scikit-learn's KMeans", "k-means", "k-means, KMeans"),
     ("k-means, and scikit-learn's MiniBatchKMeans", "k-means", "k-means, MiniBatchKMeans"),
     ("k-means, and FAISS's", "k-means", "k-means, FAISS"),
+    ("ProbCover, 100 of 10,000 x 128, and scikit-activeml", "ProbCover", "ProbCover, scikit-activeml"),
+    ("ProbCover, 100 of 50,000 with balls at hand, and counting", "ProbCover's picks", "ProbCover's picks, counted"),
 ]
 
 

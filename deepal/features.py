@@ -78,8 +78,11 @@ class Features:
         if frozen is not None:
             train = [*self.data.candidates, *self.data.validation_positions]
             parts: dict[Part, Sequence[int]] = {"train": train, "test": self.data.test_positions}
+            store = self._store(frozen)
+            order = self.ranks.decided(lambda: sorted(parts, key=store.is_being_read))  # they may share the work
             with meter.phase("read"):
-                self.data.serve({part: self._read(trainer, frozen, part, some) for part, some in parts.items() if some})
+                rows = {part: self._read(trainer, frozen, store, part, parts[part]) for part in order if parts[part]}
+                self.data.serve(rows)
 
     def embeddings(self, trainer: Trainer, positions: Sequence[int]) -> dict[str, Tensor]:
         """Embeddings (N, D) by position that are not the module's, for these training images at least; none where they are
@@ -98,7 +101,8 @@ class Features:
                 f"embedding_from={source!r} has to be told the shape of an image, which {self.data.title} does not say; "
                 f"give FeatureFile(path)."
             )
-        return {"embedding": self._read(trainer, Frozen(self._drawn(source, self.data.task)), "train", positions)}
+        frozen = Frozen(self._drawn(source, self.data.task))
+        return {"embedding": self._read(trainer, frozen, self._store(frozen), "train", positions)}
 
     def refuse_broken(self) -> None:
         """Raises ValueError where embeddings are to come from a network that cannot be made, or reads no such images."""
@@ -117,12 +121,17 @@ class Features:
     def _drawn(self, source: Backbone, task: Task) -> Network:
         return self._trunk.drawn(source.network, task.input_shape, len(task.classes))
 
-    def _read(self, trainer: Trainer, frozen: Frozen, part: Part, positions: Sequence[int]) -> Tensor:
-        """Rows of features of a part, (N, F), mapped, these positions filled in."""
+    def _store(self, frozen: Frozen) -> "FeatureStore":
+        """Where features of these images under this network are kept."""
         assert self.data.task
         task = self.data.task
         of = (frozen.digest(), self.data.identity(), task.input_shape, task.mean, task.std)
-        store = FeatureStore(self.files.features / fingerprint.digest(of), self.ranks)
+        return FeatureStore(self.files.features / fingerprint.digest(of), self.ranks)
+
+    def _read(
+        self, trainer: Trainer, frozen: Frozen, store: "FeatureStore", part: Part, positions: Sequence[int]
+    ) -> Tensor:
+        """Rows of features of a part, (N, F), mapped, these positions filled in."""
         scan = replace(self._scan(trainer, Reader(frozen), part), precision=nullcontext)  # whatever the fit is in
 
         def read(some: Tensor) -> Tensor:
@@ -171,17 +180,25 @@ class FeatureStore:
         wanted, stamps = wanted[order], stamps[order]
         if self._missing(part, size, wanted, stamps).any():
             with ExitStack() as held:
-                while not self.ranks.decided(lambda: self._is_held(held)):
+                while not self.ranks.decided(lambda: self._is_held(held, part)):
                     pass  # all of them know that one waits
                 missing = self._missing(part, size, wanted, stamps)
                 self._fill(part, size, wanted[missing], stamps[missing], read)
             self.ranks.decided(lambda: None)  # nobody opens a file that is being written
         return torch.from_numpy(np.load(self._file(part), mmap_mode="c"))
 
-    def _is_held(self, held: ExitStack) -> bool:
-        """Hold the folder, or have waited a while for another run that reads the same."""
+    def is_being_read(self, part: Part) -> bool:
+        """Whether another run reads this part just now."""
         try:
-            held.enter_context(folder.held(self.path, _PATIENCE))
+            with folder.held(self.path / part):
+                return False
+        except folder.FolderHeldError:
+            return True
+
+    def _is_held(self, held: ExitStack, part: Part) -> bool:
+        """Hold a part, or have waited a while for another run that reads it."""
+        try:
+            held.enter_context(folder.held(self.path / part, _PATIENCE))
             return True
         except folder.FolderHeldError:
             return False

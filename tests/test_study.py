@@ -5,6 +5,8 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -157,6 +159,39 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     while any(leases.Leases().is_held(each) for each in held):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+
+from deepal.data import Digits
+from deepal.modules import Classifier
+from deepal.strategies import Margin
+from deepal.study import Study
+
+
+@dataclass(frozen=True)
+class Mine(Margin):
+    pass
+
+
+if __name__ == "__main__":
+    data = Digits(epoch_steps=10, validation=0)
+    settings = {"seeds": 2, "trainer": {"max_steps": 10}, "budget": 20, "root": sys.argv[1]}
+    study = Study(strategies=[Mine()], modules=[Classifier], data=[data], **settings)
+    print([record.finished for record in study.run(2)])
+"""
+
+
+def test_classes_of_a_script_are_the_same_to_its_workers(tmp_path):
+    """Whose main module goes by another name."""
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert found.splitlines()[-1] == "[True, True]"
+    assert len(list((tmp_path / "study").glob("digits*"))) == 2
 
 
 @dataclass(frozen=True)

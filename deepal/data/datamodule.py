@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from deepal import seeds
 from deepal.data import loading
 from deepal.data.augmentation import Augmentation
-from deepal.data.images import UNLABELED, Images, ImageSet, Part, Rows, fingerprint
+from deepal.data.images import UNLABELED, Images, ImageSet, Part, Rows
 from deepal.data.layout import Draw
 from deepal.data.loading import ALONE, Block, Damaged, Share
 from deepal.data.measuring import measured_task
@@ -60,7 +60,8 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: images a training step, of each process.
-        eval_batch_size: images a step of validation, test and scan.
+        eval_batch_size: images a step of validation, test and scan. On a CPU a large network reads several times faster
+            in batches of 32, whose layers stay in cache.
         epoch_steps: training steps an epoch, over as many passes of the labeled set as that takes. None: one pass.
             An epoch is what a killed fit loses at most, and what logging costs once.
         full_batches: every step sees `batch_size` images, some more than once where there are few (so train Kirsch et al.,
@@ -175,7 +176,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         self.begun_with = remembered.begun_with if remembered else len(self._set.train)
         draw = Draw(seed, remembered.validation if remembered else validation_size, self.pool_size, self.imbalance)
         self._layout = draw.laid_out(self._set, self.begun_with)
-        self._features: dict[Part, Images] = {}
+        self._features: dict[Part, Rows] = {}
         self.set_aside([])
         if remembered:
             self.recall(remembered.contents)
@@ -256,7 +257,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         the keys say it."""
         if self._set.train.keys() is not None:
             return "by keys"
-        return fingerprint(self._set.train) + fingerprint(self._set.test)
+        return self._set.train.fingerprint() + self._set.test.fingerprint()
 
     def identity(self) -> str:
         """What tells these images from others where features of them are kept; of files their stamps do, one by one."""
@@ -377,7 +378,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     def scan_dataloader(self, positions: Tensor, share: Share = ALONE, part: Part = "train") -> DataLoader:
         """These images of a part, under the test transform, without classes; of several processes each is served its share
         of the batches. A batch is `{"input", "position"}`, or `Damaged`."""
-        sampler = loading.InOrder(len(positions), self._sizes[1], share)
+        sampler = loading.InOrder(len(positions), self._read_size, share)
         return loading.loader(loading.Scanned(self._images(part), positions, part), sampler, self._workers)
 
     def unreadable(self, positions: Sequence[int], part: Part = "train") -> dict[int, str]:
@@ -433,6 +434,14 @@ class ActiveDataModule(LightningDataModule, ABC):
         """Images a batch to train on, and to read."""
         return self.batch_size, self.eval_batch_size
 
+    @property
+    def _read_size(self) -> int:
+        """Images a batch to read; of rows of features more, which take less memory than an image on its way through a
+        network, and so little time that to fetch a batch is most of it."""
+        if not self._features:
+            return self._sizes[1]
+        return max(self._sizes[1], _NUMBERS // next(iter(self._features.values())).features.shape[1])
+
     def _train_loader(
         self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
     ) -> DataLoader:
@@ -445,10 +454,13 @@ class ActiveDataModule(LightningDataModule, ABC):
         return loading.loader(batches, sampler, self._workers)
 
     def _eval_loader(self, images: Images, positions: Sequence[int], part: Part) -> DataLoader:
-        sampler = loading.Evenly(len(positions), self._sizes[1], self.share)
+        sampler = loading.Evenly(len(positions), self._read_size, self.share)
         batches = loading.Batches(images, torch.tensor(positions), "true", part)
         return loading.loader(batches, sampler, self._workers)
 
     def _measured_task(self) -> Task | None:
         """What the networks are told."""
         return measured_task(self._set.train, self._layout.candidates, self.classes)
+
+
+_NUMBERS = 2**21  # in a batch of rows of features, about

@@ -86,6 +86,11 @@ class Images(ABC):
         """A number for each of these images (B,), int64 and not 0, that is another one when the image is."""
         return torch.ones(len(positions), dtype=torch.int64)
 
+    def fingerprint(self) -> str:
+        """A hash of the images, without their classes: of 256 spread evenly."""
+        some = torch.linspace(0, len(self) - 1, min(256, len(self))).long().unique()
+        return _hashed(len(self), self.images(some))
+
     def keys(self) -> np.ndarray | None:
         """(N, 2), uint64: hashes of each image's name and of all that is said of it, by which a run knows its images again
         when there are more of them. None: this set of images cannot grow."""
@@ -102,6 +107,7 @@ class TensorImages(Images):
 
     def __init__(self, data: Tensor, classes: Tensor | Sequence[int]) -> None:
         self.data, self.classes = data, torch.as_tensor(classes, dtype=torch.long)
+        self._fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -111,6 +117,12 @@ class TensorImages(Images):
 
     def targets(self, positions: Sequence[int] | Tensor) -> Tensor:
         return self.classes[torch.as_tensor(positions)]
+
+    def fingerprint(self) -> str:
+        """A hash of all of them, computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = _hashed(len(self), self.data)
+        return self._fingerprint
 
 
 class Rows(Images):
@@ -198,15 +210,10 @@ def read_each(read: Any, positions: Sequence[int] | Tensor) -> list[Any]:
     return items
 
 
-def fingerprint(images: Images) -> str:
-    """A hash of the images, without their classes: of all of them where they are in memory, else of 256 spread evenly."""
-    digest = blake2b(str(len(images)).encode(), digest_size=16)
-    if isinstance(images, TensorImages):
-        data = images.data
-    else:
-        data = images.images(torch.linspace(0, len(images) - 1, min(256, len(images))).long().unique())
-    digest.update(str((tuple(data.shape), data.dtype)).encode())
-    digest.update(data.contiguous().numpy())
+def _hashed(count: int, images: Tensor) -> str:
+    digest = blake2b(str(count).encode(), digest_size=16)
+    digest.update(str((tuple(images.shape), images.dtype)).encode())
+    digest.update(images.contiguous().numpy())
     return digest.hexdigest()
 
 

@@ -18,6 +18,12 @@ from torch import Tensor
 
 ROWS = 2048  # at a time: their products with some centers stay in cache
 
+
+def in_cache(width: int) -> int:
+    """How many rows of so many numbers stay in cache in double precision."""
+    return max(1, 2**16 // max(1, width))
+
+
 Wide = tuple[Tensor, ...]
 """The factors of some rows, (n, D) each, fp64."""
 
@@ -213,13 +219,13 @@ def directions(points: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     >>> directions(torch.tensor([[1.0, 1.0], [1.0, 3.0], [1.0, 5.0]]))[0].tolist()
     [[0.0, -1.0], [0.0, 0.0], [0.0, 1.0]]
     """
-    mean = torch.stack([some.sum(0, dtype=torch.float64) for some in points.split(ROWS)]).sum(0) / max(1, len(points))
-    made = []
+    rows, made = in_cache(points.shape[1]), []
+    mean = torch.stack([some.sum(0, dtype=torch.float64) for some in points.split(rows)]).sum(0) / max(1, len(points))
     for each in (points, *others):
         moved = torch.empty(
             each.shape, dtype=torch.float64 if each.dtype == torch.float64 else torch.float32, device=each.device
         )
-        for some, place in zip(each.split(ROWS), moved.split(ROWS), strict=True):
+        for some, place in zip(each.split(rows), moved.split(rows), strict=True):
             place.copy_(some.double() - mean)
             place /= torch.linalg.vector_norm(place, dim=1, keepdim=True).clamp_min(torch.finfo(place.dtype).tiny)
         made.append(moved)

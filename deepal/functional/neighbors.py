@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import coverage
-from deepal.functional.geometry import ROWS, Block, Points
+from deepal.functional.geometry import ROWS, Block, Points, in_cache
 
 Index = Literal["flat", "ivf", "hnsw"]
 """How neighbors are searched for: `flat` is exact. `ivf` looks into the sixteen nearest of some square root of M cells, and
@@ -43,8 +43,7 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1, index: Index = "fla
     parts = []
     for some in queries.split(_QUERIES):
         rows = search(geometry.beside(some).block(slice(None)))
-        dist2 = torch.stack([(some - references[rows[:, each]]).float().square_().sum(1) for each in range(k)], 1)
-        order = dist2.sort(dim=1, stable=True)
+        order = _apart(some, references, rows).sort(dim=1, stable=True)
         parts.append((order.values, rows.gather(1, order.indices)))
     if not parts:
         return references.new_zeros(0, k, dtype=torch.float32), torch.zeros(0, k, dtype=torch.long)
@@ -119,13 +118,54 @@ def k_means(
     """
     geometry = Points(points)
     centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")].float()
-    assignment = _assigned(geometry, centroids)
+    clusters, assignment = _Clusters(points, k, weights), _assigned(geometry, centroids)
     for _ in range(iterations):
-        centroids = _means(points, assignment, centroids, weights)
+        clusters.become(assignment)
+        centroids = clusters.means(centroids)
         previous, assignment = assignment, _assigned(geometry, centroids)
         if torch.equal(previous, assignment):
             break
     return centroids, assignment
+
+
+class _Clusters:
+    """Sums of the rows of each cluster in double precision: where all count as much, only what has moved is added up anew.
+
+    Args: points: (N, D); k: clusters; weights: (N,), or None for rows that all count as much.
+    """
+
+    def __init__(self, points: Tensor, k: int, weights: Tensor | None) -> None:
+        self.points, self.weights = points, weights
+        self.sums = torch.zeros(k, points.shape[1], dtype=torch.float64, device=points.device)
+        self.mass = self.sums.new_zeros(k)
+        self._of: Tensor | None = None  # the cluster of each row
+
+    def become(self, of: Tensor) -> None:
+        """Let rows be of these clusters (N,)."""
+        before, self._of = self._of, of
+        if before is not None and self.weights is None:
+            moved = (of != before).nonzero().squeeze(1)
+            if len(moved) <= len(of) / 2:
+                self._add(moved, before, -1)
+                self._add(moved, of, 1)
+                return
+        self.sums.zero_()
+        self.mass.zero_()
+        self._add(torch.arange(len(of), device=of.device), of, 1)
+
+    def means(self, before: Tensor) -> Tensor:
+        """The mean of each cluster; where it is empty, or weighs nothing, what it was before, (k, D)."""
+        means = (self.sums / self.mass.where(self.mass > 0, 1).unsqueeze(1)).to(before.dtype)
+        return torch.where((self.mass > 0).unsqueeze(1), means, before)
+
+    def _add(self, rows: Tensor, of: Tensor, sign: int) -> None:
+        for some in rows.split(in_cache(self.points.shape[1])):
+            points, mass = self.points[some].double(), self.mass.new_ones(len(some))
+            if self.weights is not None:
+                mass = self.weights[some].double()
+                points *= mass.unsqueeze(1)
+            self.sums.index_add_(0, of[some], points, alpha=sign)
+            self.mass.index_add_(0, of[some], mass, alpha=sign)
 
 
 def workspace(rows: int, clusters: int) -> int:
@@ -157,7 +197,9 @@ def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Ge
 
 def means(points: Tensor, assignment: Tensor) -> Tensor:
     """The centroids (k, D) of clusters, none of which is empty. Args: points: (N, D); assignment: (N,), from 0 to k - 1."""
-    return _means(points, assignment, points.new_zeros(int(assignment.max()) + 1, points.shape[1]), None)
+    clusters = _Clusters(points, int(assignment.max()) + 1, None)
+    clusters.become(assignment)
+    return clusters.means(points.new_zeros(clusters.sums.shape))
 
 
 def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
@@ -166,7 +208,8 @@ def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
 
     Args: points (N, D), centroids (k, D), assignment (N,). Returns k distinct rows.
     """
-    blocks = zip(points.split(ROWS), assignment.split(ROWS), strict=True)
+    rows = in_cache(points.shape[1])
+    blocks = zip(points.split(rows), assignment.split(rows), strict=True)
     dist2 = torch.cat([(some.double() - centroids[of]).square().sum(1) for some, of in blocks])
     nearest_first = dist2.sort(stable=True).indices
     by_cluster = nearest_first[assignment[nearest_first].sort(stable=True).indices]
@@ -186,7 +229,19 @@ _CELLS, _LINKS, _BREADTH = 16, 32, 64  # cells that are looked into; links a row
 
 
 def _is_finite(points: Tensor) -> bool:
-    return all(bool(some.isfinite().all()) for some in points.split(ROWS))
+    """By the ends of some rows at a time, which are NaN where any is."""
+    blocks = (some for some in points.split(in_cache(points.shape[1])) if some.numel())
+    return all(bool(torch.stack(some.aminmax()).isfinite().all()) for some in blocks)
+
+
+def _apart(queries: Tensor, references: Tensor, rows: Tensor) -> Tensor:
+    """Squared distances (N, k) of each query to these of the references, by differences."""
+    dist2 = torch.empty(rows.shape, device=rows.device)
+    size = in_cache(queries.shape[1])
+    for some, own, of in zip(dist2.split(size), queries.split(size), rows.split(size), strict=True):
+        for each in range(rows.shape[1]):
+            some[:, each] = (own - references[of[:, each]]).float().square_().sum(1)
+    return dist2
 
 
 def _together(rows: int) -> int:
@@ -251,18 +306,6 @@ def _assigned(geometry: Points, centroids: Tensor) -> Tensor:
     return torch.cat(
         [torch.addmm(half, block.factors[0], centers.factors[0].T, alpha=-1).argmin(1) for _, block in geometry.blocks()]
     )
-
-
-def _means(points: Tensor, assignment: Tensor, centroids: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean of each cluster's points; where a cluster is empty, or weighs nothing, its centroid as it was."""
-    sums = centroids.new_zeros(centroids.shape, dtype=torch.float64)
-    sizes = sums.new_zeros(len(centroids))
-    counts = sums.new_ones(1).expand(len(points)) if weights is None else weights.double()
-    for some, of, count in zip(points.split(ROWS), assignment.split(ROWS), counts.split(ROWS), strict=True):
-        sums.index_add_(0, of, some.double() if weights is None else some.double() * count.unsqueeze(1))
-        sizes.index_add_(0, of, count)
-    means = (sums / sizes.where(sizes > 0, 1).unsqueeze(1)).to(centroids.dtype)
-    return torch.where(sizes.unsqueeze(1) > 0, means, centroids)
 
 
 def _faiss() -> ModuleType | None:

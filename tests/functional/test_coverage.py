@@ -213,6 +213,7 @@ def clouds():
         "tiny": torch.randn(300, 8) * 1e-25,
         "huge": torch.randn(300, 8) * 1e22,
         "half": torch.randn(300, 8).half(),
+        "long half": (300 * torch.randn(300, 8)).half(),  # whose squares half precision does not hold
         "outlier": torch.cat([torch.full((1, 8), 1e4), torch.randn(300, 8)]),
         "one": torch.randn(1, 4),
         "few": torch.randn(3, 4).repeat(20, 1),
@@ -291,6 +292,21 @@ def test_most_rows_are_left_alone():
     coverage.d2_sampling(Points(points), 500, generator(0), work=work)
     assert work["products"] < 20_000 * 500 / 15
     assert work["draws"] < 5 * 500
+
+
+def test_squares_of_half_precision_do_not_overflow():
+    """A matrix of distances in half precision is infinite and NaN."""
+    points = (300 * cloud(0, 200, 16)).half()
+    assert not torch.cdist(points.float(), points.float()).square().half().isfinite().all()
+    chosen = coverage.k_center(points, points[:1], 50)
+    assert torch.equal(chosen, plain.k_center(points.double(), points[:1].double(), 50))
+
+
+def test_more_may_be_asked_for_than_there_are_features():
+    """A guard that compares the query with the width of the features refuses what is fine."""
+    points = cloud(0, 40, 3)
+    assert len(coverage.k_center(points, points[:1], 30).unique()) == 30
+    assert len(coverage.d2_sampling(Points(points), 30, generator(0)).unique()) == 30
 
 
 def test_rows_of_which_single_precision_cannot_hold_all_are_refused():

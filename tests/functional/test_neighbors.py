@@ -127,6 +127,26 @@ def test_k_means_ends_where_lloyd_changes_nothing(seed, k):
     assert (own <= nearest.amin(1) + 1e-5).all()
 
 
+@given(seeds, st.integers(1, 6), st.booleans())
+def test_clusters_whose_rows_move_are_what_they_would_be_anew(seed, k, weighted):
+    """Where nothing is left of a cluster that weighs something, nothing is left of its sum either."""
+    source = torch.Generator().manual_seed(seed)
+    points = cloud(seed, 40)
+    weights = torch.rand(40, generator=source) * torch.randint(0, 2, (40,), generator=source) if weighted else None
+    clusters, before = neighbors._Clusters(points, k, weights), cloud(seed + 1, k)
+    of = torch.randint(k, (40,), generator=source)
+    for moved in (40, 3, 30, 5, 40):
+        of = torch.where(torch.rand(40, generator=source) < moved / 40, torch.randint(k, (40,), generator=source), of)
+        clusters.become(of)
+        means = clusters.means(before)
+        for each in range(k):
+            rows, share = points[of == each].double(), (weights if weighted else torch.ones(40))[of == each].double()
+            expected = (rows * share.unsqueeze(1)).sum(0) / share.sum() if share.sum() > 0 else before[each]
+            assert torch.allclose(means[each].double(), expected.double(), atol=1e-5)
+    clusters.become(torch.zeros(40, dtype=torch.long))
+    assert torch.equal(clusters.means(before)[1:], before[1:])
+
+
 @given(seeds, st.integers(1, 8))
 def test_medoids_are_the_rows_nearest_to_their_centroid_largest_cluster_first(seed, k):
     points = cloud(seed, 40)
