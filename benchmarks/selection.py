@@ -276,7 +276,7 @@ def prob_cover(rows: int, query_size: int) -> pairs.Work:
     def choose() -> dict[str, Any]:
         found = neighbors.balls(points, radius)
         none = torch.zeros(rows, dtype=torch.bool)
-        return {"rows": herding.max_cover(found, query_size, none, torch.Generator())[0].tolist()}
+        return {"rows": herding.max_cover(found, query_size, none, torch.arange(rows))[0].tolist()}
 
     return choose
 
@@ -298,7 +298,7 @@ def activeml_prob_cover(rows: int, query_size: int) -> pairs.Work:
 def picks(query_size: int) -> pairs.Work:
     """Ours, of balls at hand."""
     found, none = neighbors.balls(*half_covered(POOL)), torch.zeros(POOL, dtype=torch.bool)
-    return lambda: {"rows": herding.max_cover(found, query_size, none, torch.Generator())[0].tolist()}
+    return lambda: {"rows": herding.max_cover(found, query_size, none, torch.arange(POOL))[0].tolist()}
 
 
 def picks_by_counting(query_size: int) -> pairs.Work:

@@ -103,7 +103,7 @@ class Bounds:
         row belongs to the cell of the pivot that is nearest to it."""
         assert self.labeled is not None
         pivots = self.labeled.block(slice(None, None, max(1, len(self.labeled) // cells)))
-        cell_of_labeled = torch.cat([block.above(pivots).argmin(1) for _, block in self.labeled.blocks()])
+        cell_of_labeled = torch.cat([block.above(pivots).min(1).indices for _, block in self.labeled.blocks()])
         cell_of_row = torch.cat([self._lower(self._rows_of(rows), block, pivots) for rows, block in self.geometry.blocks()])
         (order, sizes), (of_labeled, counts) = (_grouped(each, len(pivots)) for each in (cell_of_row, cell_of_labeled))
         for rows, centers in zip(order.split(sizes), of_labeled.split(counts), strict=True):

@@ -49,20 +49,20 @@ def covered(points: Tensor, labeled: Tensor, radii: Tensor) -> Tensor:
     return found
 
 
-def cover_and_doubt(balls: Balls, query_size: int, covered: Tensor, doubt: Tensor, competence: float) -> Tensor:
+def cover_and_doubt(
+    balls: Balls, query_size: int, covered: Tensor, doubt: Tensor, competence: float, order: Tensor
+) -> Tensor:
     """Greedily the rows of largest  S doubt + (1 - S) (what the ball would cover),  each brought to [0, 1] among the rows
     that are left, for each choice anew.
 
-    Args: balls: of N rows; covered (N,); doubt (N,); competence: S. Returns min(K, N) distinct rows, in the order of
-    choice, the lowest on a tie.
+    Args: balls: of N rows; covered (N,), order (N,): as for `Cover`; doubt (N,); competence: S.
+    Returns min(K, N) distinct rows, in the order of choice.
     """
-    cover, chosen = Cover(balls, covered), []
-    for _ in range(min(query_size, len(covered))):
+    cover, chosen = Cover(balls, covered, order), order.new_zeros(min(query_size, len(covered)))
+    for turn in range(len(chosen)):
         adds = _scaled(cover.adds.double(), cover.left)
-        worth = competence * _scaled(doubt.double(), cover.left) + (1 - competence) * adds
-        chosen.append(worth.masked_fill(~cover.left, -1).argmax().unsqueeze(0))
-        cover.choose(chosen[-1])
-    return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long)
+        chosen[turn], _ = cover.choose(competence * _scaled(doubt.double(), cover.left) + (1 - competence) * adds)
+    return chosen
 
 
 _ROWS = 64  # labeled rows at a time

@@ -159,47 +159,47 @@ class Cover:
     Args:
         balls: of the rows.
         covered: (N,), rows that lie in a ball to begin with, as those around labels do.
+        order: (N,), all rows in the order in which they are chosen where they are worth as much. Numbers of rows are often
+            equal, and where balls are small they all are one: in the order of the data set, which may be that of its
+            classes, the first class would be chosen.
 
     Attributes:
         adds: (N,), how many rows of its ball are not covered yet.
         left: (N,), whether the row has not been chosen.
     """
 
-    def __init__(self, balls: Balls, covered: Tensor) -> None:
-        self._balls, self._covered = balls, covered.clone()
+    def __init__(self, balls: Balls, covered: Tensor, order: Tensor) -> None:
+        self._balls, self._covered, self._place = balls, covered.clone(), order.argsort()
         self.left = torch.ones_like(covered)
         owner = torch.repeat_interleave(torch.arange(len(covered), device=covered.device), balls.starts.diff())
         self.adds = torch.bincount(owner[~covered[balls.members.long()]], minlength=len(covered))
 
-    def choose(self, row: Tensor) -> None:
-        """Take the ball of a row (1,)."""
+    def choose(self, worth: Tensor) -> tuple[Tensor, int]:
+        """Take the ball of the row that is worth most of those that are left. Args: worth: (N,), not negative. Returns the
+        row (1,), and how many it has covered first."""
+        worth = worth.masked_fill(~self.left, -1)
+        ties = (worth == worth.max()).nonzero().squeeze(1)
+        row = ties[self._place[ties].argmin()].unsqueeze(0)
         new = self._balls.of(row)
         new = new[~self._covered[new]]
         self._covered[new] = True
         losers = self._balls.of(new)
         self.adds.index_add_(0, losers, torch.full_like(losers, -1))
         self.left[row] = False
+        return row, len(new)
 
 
-def max_cover(balls: Balls, query_size: int, covered: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def max_cover(balls: Balls, query_size: int, covered: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
     """Greedily the rows whose balls hold most of what is in no ball yet.
 
-    Args:
-        balls: of N rows.
-        query_size: K.
-        covered: (N,), rows that lie in a ball to begin with.
-        generator: draws the rest where nothing is left to cover.
-    Returns min(K, N) distinct rows, and how many each covered first. On a tie the lowest row wins.
+    Args: balls: of N rows; query_size: K; covered, order: as for `Cover`.
+    Returns min(K, N) distinct rows, and how many each covered first.
     """
-    cover, query_size = Cover(balls, covered), min(query_size, len(covered))
-    chosen, added = list[Tensor](), list[int]()
-    while len(chosen) < query_size and (best := int(cover.adds.max())) > 0:
-        chosen.append(cover.adds.argmax().unsqueeze(0))  # the first, where several cover as much
-        added.append(best)
-        cover.choose(chosen[-1])
-    left = cover.left.nonzero().squeeze(1)
-    drawn = torch.randperm(len(left), generator=generator)[: query_size - len(chosen)].to(left.device)
-    return torch.cat([*chosen, left[drawn]]), torch.tensor([*added, *[0] * len(drawn)])
+    cover, query_size = Cover(balls, covered, order), min(query_size, len(covered))
+    chosen, added = order.new_zeros(query_size), torch.zeros(query_size, dtype=torch.long)
+    for turn in range(query_size):
+        chosen[turn], added[turn] = cover.choose(cover.adds)
+    return chosen, added
 
 
 def _working(points: Tensor) -> torch.dtype:

@@ -138,7 +138,8 @@ class ProbCover(QueryStrategy):
         radius = self.radius or neighbors.pure_radius(points, self.classes or query_size, self.purity, generator)
         balls, covered = neighbors.balls(points, radius), _covered(points, labeled, radius)
         _warn_of_small_balls(self, radius, balls, query_size)
-        rows, gains = herding.max_cover(balls, query_size, covered, generator)
+        order = torch.randperm(len(points), generator=generator).to(points.device)
+        rows, gains = herding.max_cover(balls, query_size, covered, order)
         return Choice(rows, gains.double(), {"radius": radius})
 
     def workspace(self, sizes: Sizes) -> int:
@@ -191,7 +192,8 @@ class DCoM(QueryStrategy):
             doubt = competence.competence(float(covered.double().mean()), self.steepness, self.center)
             radius = float(radii.mean())
         balls = neighbors.balls(points, radius)
-        rows = competence.cover_and_doubt(balls, query_size, covered, uncertainty.margin(probs), doubt)
+        order = torch.randperm(len(points), generator=generator).to(points.device)
+        rows = competence.cover_and_doubt(balls, query_size, covered, uncertainty.margin(probs), doubt, order)
         return Choice(rows, notes={"radius": radius, "competence": doubt})
 
     def workspace(self, sizes: Sizes) -> int:

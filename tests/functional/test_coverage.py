@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from deepal.functional import bounds, coverage
 from deepal.functional.geometry import FactoredGradients, Points
@@ -195,6 +196,17 @@ def test_points_far_from_the_origin_keep_their_distances():
     assert (below <= expected).all()
     assert (expected <= above).all()
     assert (above - below).max() < 1e-4 * expected.max()
+
+
+def test_real_images_are_chosen_from_as_the_definition_chooses():
+    """Whose features tie and nearly tie: digits of 17 gray levels, and a layer of rectified units over them."""
+    images, _ = load_digits(return_X_y=True)
+    pixels = torch.tensor(images, dtype=torch.float32)
+    hidden = (pixels @ cloud(0, 64, 128) / 8).relu()
+    for points in (pixels, hidden, hidden.half()):
+        for labeled in (0, 100):
+            expected = plain.k_center(points[labeled:], points[:labeled], 300)
+            assert torch.equal(coverage.k_center(points[labeled:], points[:labeled], 300), expected)
 
 
 def clouds():

@@ -97,7 +97,7 @@ def test_max_cover_is_herding_with_a_top_hat(seed, n, radius, labeled):
     kernel = TopHat(points, radius)
     cover = kernel.cover(points[:labeled])
     expected, gains = herding.herd(kernel, n, cover=cover)
-    chosen, added = herding.max_cover(neighbors.balls(points, radius), n, cover > 0, generator(seed))
+    chosen, added = herding.max_cover(neighbors.balls(points, radius), n, cover > 0, torch.arange(n))
     useful = int((gains > 0).sum())
     assert chosen[:useful].tolist() == expected[:useful].tolist()
     assert added.tolist() == gains.tolist()
@@ -109,25 +109,34 @@ def test_a_greedy_cover_comes_within_one_minus_one_over_e_of_the_best(seed, budg
     points = cloud(seed, 10, 2)
     within = torch.cdist(points, points) < 0.7
     best = max(int(within[list(rows)].any(0).sum()) for rows in itertools.combinations(range(10), budget))
-    _, added = herding.max_cover(neighbors.balls(points, 0.7), budget, torch.zeros(10, dtype=torch.bool), generator(0))
+    _, added = herding.max_cover(neighbors.balls(points, 0.7), budget, torch.zeros(10, dtype=torch.bool), torch.arange(10))
     assert int(added.sum()) >= (1 - 1 / torch.e) * best
 
 
-def test_where_nothing_is_left_to_cover_the_rest_is_drawn():
+def test_where_nothing_is_left_to_cover_the_rest_is_what_is_left():
     """Published code takes the first row of all, labeled or not, again and again."""
-    points = torch.zeros(8, 2)
     none = torch.zeros(8, dtype=torch.bool)
-    drawn = {
-        tuple(herding.max_cover(neighbors.balls(points, 1.0), 4, none, generator(seed))[0].tolist()) for seed in range(20)
-    }
-    assert all(each[0] == 0 and len(set(each)) == 4 for each in drawn)
-    assert len(drawn) > 10
+    for seed in range(20):
+        order = torch.randperm(8, generator=generator(seed))
+        chosen, added = herding.max_cover(neighbors.balls(torch.zeros(8, 2), 1.0), 4, none, order)
+        assert (chosen.tolist(), added.tolist()) == (order[:4].tolist(), [8, 0, 0, 0])
+
+
+@given(seeds, st.integers(1, 30))
+def test_of_balls_that_cover_as_much_the_first_in_order_wins(seed, budget):
+    """Of balls that hold nothing but their own rows, and after one that holds all."""
+    points, order = cloud(seed, 30), torch.randperm(30, generator=generator(seed))
+    none = torch.zeros(30, dtype=torch.bool)
+    chosen, added = herding.max_cover(neighbors.balls(points, 1e-12), budget, none, order)
+    assert (chosen.tolist(), added.tolist()) == (order[:budget].tolist(), [1] * budget)
+    chosen, added = herding.max_cover(neighbors.balls(points, 1e3), budget, none, order)
+    assert (chosen.tolist(), added.tolist()) == (order[:budget].tolist(), [30, *[0] * (budget - 1)])
 
 
 def test_the_last_rows_of_a_set_can_be_chosen():
     """Published code leaves out the last block of rows where it is not full."""
     points = torch.cat([cloud(0, 4999, 2), 100 + 0.01 * cloud(1, 700, 2)])
-    chosen, _ = herding.max_cover(neighbors.balls(points, 0.5), 2, torch.zeros(5699, dtype=torch.bool), generator(0))
+    chosen, _ = herding.max_cover(neighbors.balls(points, 0.5), 2, torch.zeros(5699, dtype=torch.bool), torch.arange(5699))
     assert int(chosen.max()) >= 4999
 
 

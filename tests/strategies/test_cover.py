@@ -62,6 +62,15 @@ def test_clusters_with_a_label_are_left_to_others(strategy):
     assert sorted((rows // 40).tolist()) == [2, 3, 4, 5]
 
 
+def test_a_radius_of_next_to_nothing_is_random():
+    """Where images of one class lie side by side, as in folders, the first rows would be of one class."""
+    points, asked = torch.randn(60, 4, generator=generator(0)), torch.zeros(60)
+    for seed in range(400):
+        rows = select(ProbCover(radius=1e-9), {"embedding": points}, seed=seed, query_size=6).rows
+        asked[rows] += 1
+    assert ((asked - 40).square() / (40 * 0.9)).sum() < 98.3  # chi-square, 59 degrees, p = .001
+
+
 @given(seeds)
 def test_the_scale_of_features_changes_nothing(seed):
     points = torch.randn(80, 4, generator=generator(seed))
