@@ -169,10 +169,10 @@ class Cover:
     """
 
     def __init__(self, balls: Balls, covered: Tensor, order: Tensor) -> None:
-        self._balls, self._covered, self._place = balls, covered.clone(), order.argsort()
-        self.left = torch.ones_like(covered)
-        owner = torch.repeat_interleave(torch.arange(len(covered), device=covered.device), balls.starts.diff())
-        self.adds = torch.bincount(owner[~covered[balls.members.long()]], minlength=len(covered))
+        self._balls, self._covered, self._place = balls, torch.zeros_like(covered), order.argsort()
+        self.left, self.adds = torch.ones_like(covered), balls.starts.diff()
+        for some in covered.nonzero().squeeze(1).split(ROWS):
+            self._cover(some)
 
     def choose(self, worth: Tensor) -> tuple[Tensor, int]:
         """Take the ball of the row that is worth most of those that are left. Args: worth: (N,), not negative. Returns the
@@ -180,13 +180,17 @@ class Cover:
         worth = worth.masked_fill(~self.left, -1)
         ties = (worth == worth.max()).nonzero().squeeze(1)
         row = ties[self._place[ties].argmin()].unsqueeze(0)
-        new = self._balls.of(row)
-        new = new[~self._covered[new]]
-        self._covered[new] = True
-        losers = self._balls.of(new)
-        self.adds.index_add_(0, losers, torch.full_like(losers, -1))
+        within = self._balls.of(row)
+        new = within[~self._covered[within]]
+        self._cover(new)
         self.left[row] = False
         return row, len(new)
+
+    def _cover(self, rows: Tensor) -> None:
+        """Rows that were not covered are; those in whose balls they lie are those in their balls."""
+        self._covered[rows] = True
+        losers = self._balls.of(rows)
+        self.adds.index_add_(0, losers, torch.full_like(losers, -1))
 
 
 def max_cover(balls: Balls, query_size: int, covered: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
