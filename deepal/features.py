@@ -194,6 +194,8 @@ class FeatureStore:
                 return False
         except folder.FolderHeldError:
             return True
+        except OSError:  # nobody may write here: then all is read
+            return False
 
     def _is_held(self, held: ExitStack, part: Part) -> bool:
         """Hold a part, or have waited a while for another run that reads it."""

@@ -210,6 +210,27 @@ def features(positions):
     return torch.stack([positions.float(), -positions.float()], 1)
 
 
+def test_two_runs_may_read_a_part_each(tmp_path):
+    """Who finds that a part is being read begins with another."""
+    store, seen = store_of(tmp_path), []
+
+    def read(some):
+        seen.extend(store.is_being_read(part) for part in ("train", "test"))
+        return features(some)
+
+    store.rows("train", 4, [0, 1], torch.ones(2, dtype=torch.int64), read)
+    assert seen == [True, False]
+    assert not store.is_being_read("train")
+
+
+def test_rows_of_features_come_more_at_a_time_than_images(tmp_path):
+    data = plain(eval_batch_size=16)
+    data.begin(0, 0)
+    assert len(next(iter(data.scan_dataloader(torch.arange(1000))))["position"]) == 16
+    data.serve({"train": torch.zeros(1797, 5)})
+    assert len(next(iter(data.scan_dataloader(torch.arange(1000))))["position"]) == 1000
+
+
 def test_whoever_is_killed_has_lost_a_block_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr("deepal.features._BLOCK", 4)
     asked = []

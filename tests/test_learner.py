@@ -3,6 +3,7 @@
 import csv
 import logging
 import math
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -14,7 +15,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 
 import deepal
-from deepal import Learner, load_model, records, strategies
+from deepal import Learner, fresh, load_model, records, strategies
 from deepal.cycle import Cycle
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
 from deepal.ledger import INITIAL, Ledger, LedgerError
@@ -379,6 +380,20 @@ def test_another_data_set_is_refused(tmp_path, side):
     digits(tmp_path, name="mine", **SHORT).run()
     with pytest.raises(RunMismatchError, match="not those that the run"):
         digits(tmp_path, name="mine", data=Other(epoch_steps=10), **SHORT).run()
+
+
+def test_gpus_are_looked_for_once_and_the_environment_is_left_as_it_was(monkeypatch):
+    """Where there are none; a choice of GPUs, or GPUs, are left alone."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count, within in ((0, ""), (2, None)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        with fresh.gpus_looked_for_once():
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == within
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with fresh.gpus_looked_for_once():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 def test_weights_of_a_run_that_no_ledger_knows_are_not_taken_up(tmp_path):

@@ -61,7 +61,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     Args:
         batch_size: images a training step, of each process.
         eval_batch_size: images a step of validation, test and scan. On a CPU a large network reads several times faster
-            in batches of 32, whose layers stay in cache.
+            in batches of 32, whose layers stay in cache. Rows of frozen features come 2,048 at a time, if this is less.
         epoch_steps: training steps an epoch, over as many passes of the labeled set as that takes. None: one pass.
             An epoch is what a killed fit loses at most, and what logging costs once.
         full_batches: every step sees `batch_size` images, some more than once where there are few (so train Kirsch et al.,
@@ -176,7 +176,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         self.begun_with = remembered.begun_with if remembered else len(self._set.train)
         draw = Draw(seed, remembered.validation if remembered else validation_size, self.pool_size, self.imbalance)
         self._layout = draw.laid_out(self._set, self.begun_with)
-        self._features: dict[Part, Rows] = {}
+        self._features: dict[Part, Images] = {}
         self.set_aside([])
         if remembered:
             self.recall(remembered.contents)
@@ -438,9 +438,7 @@ class ActiveDataModule(LightningDataModule, ABC):
     def _read_size(self) -> int:
         """Images a batch to read; of rows of features more, which take less memory than an image on its way through a
         network, and so little time that to fetch a batch is most of it."""
-        if not self._features:
-            return self._sizes[1]
-        return max(self._sizes[1], _NUMBERS // next(iter(self._features.values())).features.shape[1])
+        return max(self._sizes[1], _ROWS) if self.serves_features else self._sizes[1]
 
     def _train_loader(
         self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
@@ -463,4 +461,4 @@ class ActiveDataModule(LightningDataModule, ABC):
         return measured_task(self._set.train, self._layout.candidates, self.classes)
 
 
-_NUMBERS = 2**21  # in a batch of rows of features, about
+_ROWS = 2048  # of features, in a batch

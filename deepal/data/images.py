@@ -107,7 +107,7 @@ class TensorImages(Images):
 
     def __init__(self, data: Tensor, classes: Tensor | Sequence[int]) -> None:
         self.data, self.classes = data, torch.as_tensor(classes, dtype=torch.long)
-        self._fingerprint: str | None = None
+        self._hashed_as, self._fingerprint = (0, 0, 0), ""
 
     def __len__(self) -> int:
         return len(self.data)
@@ -119,9 +119,10 @@ class TensorImages(Images):
         return self.classes[torch.as_tensor(positions)]
 
     def fingerprint(self) -> str:
-        """A hash of all of them, computed once."""
-        if self._fingerprint is None:
-            self._fingerprint = _hashed(len(self), self.data)
+        """A hash of all of them, computed once while nobody writes to them."""
+        state = self.data.data_ptr(), len(self), 0 if self.data.is_inference() else self.data._version
+        if self._hashed_as != state:
+            self._hashed_as, self._fingerprint = state, _hashed(len(self), self.data)
         return self._fingerprint
 
 

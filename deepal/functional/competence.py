@@ -5,6 +5,7 @@ from math import exp
 import torch
 from torch import Tensor
 
+from deepal.functional.geometry import full_precision
 from deepal.functional.herding import Cover
 from deepal.functional.neighbors import Balls
 
@@ -17,9 +18,10 @@ def competence(coverage: float, steepness: float = 50.0, center: float = 0.8) ->
     >>> competence(1.0), round(competence(0.8), 3), round(competence(0.0), 3)
     (1.0, 0.5, 0.0)
     """
-    return (1 + exp(-steepness * (1 - center))) / (1 + exp(-steepness * (coverage - center)))
+    return (1 + exp(-steepness * (1 - center))) / (1 + exp(min(700.0, -steepness * (coverage - center))))
 
 
+@full_precision()
 def pure_radii(points: Tensor, predicted: Tensor, labeled: Tensor, target: Tensor, purity: float) -> Tensor:
     """For each labeled row the radius of a ball about as large as it can be with this share of its class, by bisection of
     [0, 1.1] to 0.05.
@@ -41,6 +43,7 @@ def pure_radii(points: Tensor, predicted: Tensor, labeled: Tensor, target: Tenso
     return torch.cat(radii)
 
 
+@full_precision()
 def covered(points: Tensor, labeled: Tensor, radii: Tensor) -> Tensor:
     """Which rows lie in the ball of a labeled row, (N,)."""
     found = torch.zeros(len(points), dtype=torch.bool)

@@ -6,8 +6,6 @@ distances from differences, in double precision, say.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import isqrt
 from typing import Literal
 
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional.bounds import Bounds
-from deepal.functional.geometry import ROWS, Geometry, Points
+from deepal.functional.geometry import ROWS, Geometry, Points, full_precision
 
 First = Literal["max_norm", "uniform", "norm"]
 
@@ -54,7 +52,7 @@ def k_center(
     bounds = Bounds(geometry, min(query_size, len(points)), labeled, work)
     if not bounds.size:
         return bounds.chosen
-    with _full_precision():
+    with full_precision():
         if labeled is None:
             bounds.add(_farthest_from_the_mean(geometry))
             bounds.renew()
@@ -192,7 +190,7 @@ def _sample(bounds: Bounds, generator: torch.Generator, first: First) -> Tensor:
     """Draw rows until there is room for no more."""
     if not bounds.size:
         return bounds.chosen
-    with _full_precision():
+    with full_precision():
         if bounds.labeled is None:
             bounds.add(_first(bounds.geometry, generator, first))
             bounds.renew()
@@ -273,14 +271,3 @@ def _first(geometry: Geometry, generator: torch.Generator, first: First) -> Tens
     cumulative = geometry.norm2().cumsum(0)
     point = torch.rand((), generator=generator, dtype=torch.float64).to(geometry.device) * cumulative[-1]
     return torch.searchsorted(cumulative, point, right=True).clamp_max(len(geometry) - 1).unsqueeze(0)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of single precision are computed in it, whatever else has been asked of training."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

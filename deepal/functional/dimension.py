@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import neighbors
+from deepal.functional.geometry import full_precision
 
 _SAMPLE, _NEIGHBORS = 2000, 10
 
@@ -29,6 +30,7 @@ class Spread(NamedTuple):
     dimension: float
 
 
+@full_precision()
 def spread(points: Tensor, generator: torch.Generator) -> Spread | None:
     """Of 2,000 rows drawn at random; None where there are fewer than 50 distinct ones among them.
 

@@ -12,7 +12,7 @@ CD x CD is multiplied with every row for every choice.
 import torch
 from torch import Tensor
 
-from deepal.functional.geometry import ROWS
+from deepal.functional.geometry import ROWS, full_precision
 
 
 class Information:
@@ -81,6 +81,7 @@ class Information:
         return (self.embedding[rows] @ by_class).reshape(-1, classes, columns.shape[1])
 
 
+@full_precision()
 def information(embedding: Tensor, probs: Tensor) -> Tensor:
     """The Fisher information of all rows together, (CD, CD), fp64: the sum of (diag p - p p^T) (x) h h^T.
 
@@ -120,6 +121,7 @@ def mean(points: Tensor) -> Tensor:
     return (torch.as_tensor(total) / len(points)).float()
 
 
+@full_precision()
 def projected(embedding: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
     """Embeddings (N, D) along directions (D, W), from their mean (D,): (N, W), in single precision."""
     found = embedding.new_empty(len(embedding), directions.shape[1], dtype=torch.float32)
@@ -130,9 +132,10 @@ def projected(embedding: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
 
 def workspace(rows: int, classes: int, width: int) -> int:
     """Bytes that `bait` holds at most. Args: rows: N; classes: C; width: D."""
-    return 8 * rows * (classes * classes + 2 * classes + width) + 40 * (classes * width) ** 2
+    return 8 * rows * (2 * classes * classes + 2 * classes + width) + 40 * (classes * width) ** 2
 
 
+@full_precision()
 def bait(
     embedding: Tensor,
     probs: Tensor,
@@ -146,6 +149,9 @@ def bait(
     that are missed least  (Ash et al., 2021, whose code weighs labeled rows by 1 / (L + K) each, and rows to add by
     K / (L + K)).
 
+    What is known is taken apart again while rows leave, by differences that single precision does not hold: all of it is
+    computed in double precision.
+
     Args:
         embedding: (N, D); probs: (N, C).
         labeled_embedding: (L, D); labeled_probs: (L, C), as the model predicts them.
@@ -154,6 +160,7 @@ def bait(
         oversample: so many times K rows are chosen at first.
     Returns min(K, N) rows, in the order of choice, and the objective at first and after each step.
     """
+    embedding, labeled_embedding = embedding.double(), labeled_embedding.double()
     count, labels = min(query_size, len(embedding)), len(labeled_embedding)
     share = query_size / max(1, labels + query_size)
     known = regularization * torch.eye(probs.shape[1] * embedding.shape[1], dtype=torch.float64)

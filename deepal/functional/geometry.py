@@ -9,6 +9,7 @@ the second where they are not, so that what is chosen is what the second alone w
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from math import frexp
 from typing import NamedTuple, Self
@@ -22,6 +23,18 @@ ROWS = 2048  # at a time: their products with some centers stay in cache
 def in_cache(width: int) -> int:
     """How many rows of so many numbers stay in cache in double precision."""
     return max(1, 2**16 // max(1, width))
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products of single precision are computed in it, whatever else has been asked of training: how wrong they may be is
+    known then. It decorates functions too."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 Wide = tuple[Tensor, ...]

@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from deepal.functional.geometry import ROWS
+from deepal.functional.geometry import ROWS, full_precision
 from deepal.functional.neighbors import Balls
 
 
@@ -82,6 +82,7 @@ def workspace(rows: int, anchors: int, width: int) -> int:
     return rows * (4 * width + 28) + 4 * anchors * width
 
 
+@full_precision()
 def herd(
     kernel: Kernel,
     query_size: int,
@@ -171,8 +172,7 @@ class Cover:
     def __init__(self, balls: Balls, covered: Tensor, order: Tensor) -> None:
         self._balls, self._covered, self._place = balls, torch.zeros_like(covered), order.argsort()
         self.left, self.adds = torch.ones_like(covered), balls.starts.diff()
-        for some in covered.nonzero().squeeze(1).split(ROWS):
-            self._cover(some)
+        self._cover(covered.nonzero().squeeze(1))
 
     def choose(self, worth: Tensor) -> tuple[Tensor, int]:
         """Take the ball of the row that is worth most of those that are left. Args: worth: (N,), not negative. Returns the
@@ -189,8 +189,9 @@ class Cover:
     def _cover(self, rows: Tensor) -> None:
         """Rows that were not covered are; those in whose balls they lie are those in their balls."""
         self._covered[rows] = True
-        losers = self._balls.of(rows)
-        self.adds.index_add_(0, losers, torch.full_like(losers, -1))
+        for some in rows.split(_TILE):
+            losers = self._balls.of(some)
+            self.adds.index_add_(0, losers, torch.full_like(losers, -1))
 
 
 def max_cover(balls: Balls, query_size: int, covered: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from deepal.functional.geometry import full_precision
+
 _PRODUCTS = 2**22  # of distances at a time
 
 
@@ -19,6 +21,7 @@ def workspace(rows: int, width: int) -> int:
     return 16 * min(rows * rows, _PRODUCTS) + 24 * rows * width
 
 
+@full_precision()
 def average_linkage(points: Tensor, clusters: int) -> Tensor:
     """Agglomerative clusters by the mean squared distance between their rows, down to so many  (Sokal & Michener, 1958).
 

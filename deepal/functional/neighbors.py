@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import coverage
-from deepal.functional.geometry import ROWS, Block, Points, in_cache
+from deepal.functional.geometry import ROWS, Block, Points, full_precision, in_cache
 
 Index = Literal["flat", "ivf", "hnsw"]
 """How neighbors are searched for: `flat` is exact. `ivf` looks into the sixteen nearest of some square root of M cells, and
@@ -22,6 +22,7 @@ Index = Literal["flat", "ivf", "hnsw"]
 99.7 % and 99.99 %."""
 
 
+@full_precision()
 def nearest(queries: Tensor, references: Tensor, k: int = 1, index: Index = "flat") -> tuple[Tensor, Tensor]:
     """The k nearest of `references` (M, D) for each of `queries` (N, D), under the Euclidean distance.
 
@@ -80,6 +81,7 @@ class Balls(NamedTuple):
         return self.members[begins + torch.arange(len(begins), device=begins.device)].long()
 
 
+@full_precision()
 def balls(points: Tensor, radius: float) -> Balls:
     """The balls of a radius, exactly: a row is within where its distance is less than the radius, as differences in double
     precision say. It takes 4 bytes a pair of rows that are within, and no more than a block of rows besides."""
@@ -102,6 +104,7 @@ def balls(points: Tensor, radius: float) -> Balls:
     return Balls(starts, torch.cat(members))
 
 
+@full_precision()
 def k_means(
     points: Tensor, k: int, generator: torch.Generator, weights: Tensor | None = None, iterations: int = 25
 ) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,8 @@ def k_means(
     Returns centroids (k, D) and the cluster of each point (N,).
     """
     geometry = Points(points)
-    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")].float()
+    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")]
+    centroids = centroids if points.dtype == torch.float64 else centroids.float()
     clusters, assignment = _Clusters(points, k, weights), _assigned(geometry, centroids)
     for _ in range(iterations):
         clusters.become(assignment)
@@ -173,9 +177,9 @@ def workspace(rows: int, clusters: int) -> int:
     return 72 * rows + 4 * ROWS * clusters
 
 
-def workspace_of_balls(rows: int, width: int) -> int:
-    """Bytes that `balls` hold at most, but for their members. Args: rows: N; width: D."""
-    return 4 * width * (rows + min(rows, _QUERIES))
+def workspace_of_balls(rows: int) -> int:
+    """Bytes that `balls` hold at most, but for their members. Args: rows: N."""
+    return 8 * _together(rows) * rows
 
 
 def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Generator) -> float:
@@ -240,7 +244,9 @@ def _apart(queries: Tensor, references: Tensor, rows: Tensor) -> Tensor:
     size = in_cache(queries.shape[1])
     for some, own, of in zip(dist2.split(size), queries.split(size), rows.split(size), strict=True):
         for each in range(rows.shape[1]):
-            some[:, each] = (own - references[of[:, each]]).float().square_().sum(1)
+            other = references[of[:, each]]
+            apart = own - other if own.dtype == torch.float64 else own.float() - other.float()
+            some[:, each] = apart.float().square_().sum(1)
     return dist2
 
 

@@ -135,7 +135,7 @@ class ProbCover(QueryStrategy):
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = directions(*one_a_sample(self, view.pool["embedding"], view.labeled["embedding"]))
-        radius = self.radius or neighbors.pure_radius(points, self.classes or query_size, self.purity, generator)
+        radius = self.radius or _pure_radius(points, self.classes or query_size, self.purity, generator)
         balls, covered = neighbors.balls(points, radius), _covered(points, labeled, radius)
         _warn_of_small_balls(self, radius, balls, query_size)
         order = torch.randperm(len(points), generator=generator).to(points.device)
@@ -145,7 +145,7 @@ class ProbCover(QueryStrategy):
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
         directions = herding.workspace(sizes.pool, 0, sizes.embedding)
-        return directions + neighbors.workspace_of_balls(sizes.pool, sizes.embedding)
+        return directions + neighbors.workspace_of_balls(sizes.pool)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class DCoM(QueryStrategy):
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         embedding, probs = one_a_sample(self, *view.pool["embedding", "probs"])
         points, labeled = directions(*one_a_sample(self, embedding, view.labeled["embedding"]))
-        radius = self.radius or neighbors.pure_radius(points, self.classes or query_size, self.purity, generator)
+        radius = self.radius or _pure_radius(points, self.classes or query_size, self.purity, generator)
         covered, doubt = torch.zeros(len(points), dtype=torch.bool), 0.0
         if len(labeled):
             coverage = float(_covered(points, labeled, radius).double().mean())
@@ -199,7 +199,7 @@ class DCoM(QueryStrategy):
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
         directions = herding.workspace(sizes.pool, 0, sizes.embedding)
-        return directions + neighbors.workspace_of_balls(sizes.pool, sizes.embedding)
+        return 2 * directions + neighbors.workspace_of_balls(sizes.pool)
 
 
 def _some(count: int, most: int, generator: torch.Generator) -> Tensor:
@@ -220,6 +220,14 @@ def _covered(points: Tensor, labeled: Tensor, radius: float) -> Tensor:
     if not len(labeled):
         return torch.zeros(len(points), dtype=torch.bool)
     return neighbors.nearest(points, labeled)[0].squeeze(1) < radius**2
+
+
+def _pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Generator) -> float:
+    """A radius by the rule, of two classes at least: within one all balls are pure, and would hold everything."""
+    return min(neighbors.pure_radius(points, max(2, classes), purity, generator), _WIDEST)
+
+
+_WIDEST = 2.0  # between directions
 
 
 def _refuse_radius(strategy: QueryStrategy, radius: float | None, purity: float) -> None:

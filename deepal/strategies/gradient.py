@@ -82,7 +82,7 @@ class BAIT(QueryStrategy):
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         probs, embedding = one_a_sample(self, *view.pool["probs", "embedding"])
         labeled_probs, labeled = one_a_sample(self, *view.labeled["probs", "embedding"])
-        embedding, labeled = embedding.float(), labeled.float()
+        embedding, labeled = embedding.double(), labeled.double()
         if self.width is not None and self.width < embedding.shape[1]:
             directions = fisher.principal_directions(embedding, self.width)
             embedding, labeled = embedding @ directions, labeled @ directions

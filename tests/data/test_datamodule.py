@@ -17,6 +17,7 @@ from deepal.data import (
     Pool,
     RandomCrop,
     RandomFlip,
+    TensorImages,
 )
 from deepal.data.loading import Share, Shuffled
 from deepal.fingerprint import describe
@@ -248,6 +249,14 @@ def test_any_data_set_from_python():
     assert data.task.mean == pytest.approx([sum(data.candidates) / 55 / 255] * 3, abs=1e-6)
     (batch,) = list(data.scan_dataloader(torch.tensor([7, 2])))
     assert batch["input"][:, 0, 0, 0].tolist() == [7, 2]
+
+
+def test_images_that_were_written_to_are_others():
+    images = TensorImages(torch.zeros(4, 1, 2, 2), [0, 1, 0, 1])
+    before = images.fingerprint()
+    assert images.fingerprint() == before == TensorImages(torch.zeros(4, 1, 2, 2), [0, 0, 0, 0]).fingerprint()
+    images.data[0] = 1
+    assert images.fingerprint() != before
 
 
 def test_a_data_set_of_theirs_is_known_again_by_its_images():

@@ -151,6 +151,23 @@ def test_the_second_center_is_drawn_in_proportion_to_squared_distance():
     assert ((counts - expected)[others].square() / expected[others]).sum() < 18.5  # chi-square, 4 degrees, p = .001
 
 
+def test_rows_accepted_by_old_bounds_follow_the_law():
+    """The second and third are drawn by the same bounds, of which the third's are out of date."""
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [2.0, 2.0], [-1.0, 4.0]])
+    dist2, source, draws = torch.cdist(points, points).square(), generator(0), 6_000
+    counts = torch.zeros(6, 6)
+    for _ in range(draws):
+        first, second, third = coverage.d2_sampling(Points(points), 3, source).tolist()
+        counts[second, third] += 1
+    expected = torch.zeros(6, 6)
+    for second in range(6):
+        left = dist2[[first, second]].amin(0)
+        expected[second] = draws * dist2[first, second] / dist2[first].sum() * left / left.sum()
+    seen = expected > 0
+    assert (counts[~seen] == 0).all()
+    assert ((counts - expected)[seen].square() / expected[seen]).sum() < 43.8  # chi-square, 19 degrees, p = .001
+
+
 def test_the_first_center():
     """By default the largest norm, as in the authors' code; uniform or by squared norm by choice."""
     points = torch.tensor([[1.0], [3.0], [2.0]])

@@ -8,8 +8,12 @@ from deepal.functional import neighbors
 seeds = st.integers(0, 2**31)
 
 
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def cloud(seed, n, d=4):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(n, d, generator=generator(seed))
 
 
 @given(seeds, st.integers(1, 5))
@@ -54,6 +58,35 @@ def test_an_index_of_faiss_without_faiss_says_so(monkeypatch):
     monkeypatch.setattr(neighbors, "_faiss", lambda: None)
     with pytest.raises(ValueError, match="pip install faiss-cpu"):
         neighbors.nearest(cloud(0, 5), cloud(1, 9), 1, "ivf")
+
+
+def test_what_training_computes_in_is_not_what_selection_computes_in():
+    """Lightning advises products of half precision on some devices; what is nearest, and within a ball, is not theirs."""
+    points, before, found = cloud(0, 500, 64), torch.get_float32_matmul_precision(), []
+    for precision in ("highest", "medium"):
+        torch.set_float32_matmul_precision(precision)
+        try:
+            means = neighbors.k_means(points, 9, generator(0))
+            found.append((*neighbors.k_nearest(points, 5), *neighbors.balls(points, 10.0), *means))
+            assert torch.get_float32_matmul_precision() == precision
+        finally:
+            torch.set_float32_matmul_precision(before)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_half_precision_is_subtracted_in_single():
+    points = (300 * cloud(0, 30)).half()
+    dist2, rows = neighbors.k_nearest(points, 3)
+    exact = (points.double().unsqueeze(1) - points.double()[rows]).square().sum(2)
+    assert torch.allclose(dist2.double(), exact, rtol=1e-6)
+
+
+def test_clusters_far_from_zero_are_found_in_double_precision():
+    points = (
+        torch.arange(4).repeat_interleave(10).unsqueeze(1) * 3 + 0.1 * torch.randn(40, 1, generator=generator(0))
+    ).double()
+    _, cluster = neighbors.k_means(points + 1e8, 4, generator(0))
+    assert all(len(each.unique()) == 1 for each in cluster.split(10))
 
 
 def test_near_duplicates_keep_their_distance():

@@ -62,6 +62,15 @@ def test_clusters_with_a_label_are_left_to_others(strategy):
     assert sorted((rows // 40).tolist()) == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("strategy", [ProbCover(), DCoM()], ids=repr)
+def test_of_one_image_asked_the_rule_makes_two_clusters(strategy):
+    """Of one cluster every ball is pure, and each would hold all the others."""
+    pool = {"embedding": clusters(), "probs": torch.full((240, 2), 0.5)}
+    assert select(strategy, pool, query_size=1).notes["radius"] < 2
+    same = {"embedding": torch.ones(40, 3), "probs": torch.full((40, 2), 0.5)}
+    assert len(select(strategy, same, query_size=1).rows) == 1
+
+
 def test_a_radius_of_next_to_nothing_is_random():
     """Where images of one class lie side by side, as in folders, the first rows would be of one class."""
     points, asked = torch.randn(60, 4, generator=generator(0)), torch.zeros(60)
