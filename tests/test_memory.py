@@ -25,7 +25,7 @@ SELECTIONS = {  # pool, width, classes, query size, labeled
     "MaxHerding(anchors=300)": (300_000, 256, 2, 3, 50),
     "UHerding(anchors=300)": (300_000, 256, 2, 3, 50),
     "FacilityLocation(anchors=300)": (300_000, 256, 2, 3, 50),
-    "ProbCover(radius=0.01)": (16_000, 2500, 2, 3, 20),
+    "ProbCover(radius=0.01)": (20_000, 2500, 2, 3, 20),
     "DCoM(radius=0.01)": (12_000, 2500, 2, 3, 20),
     "BAIT(width=4)": (80_000, 16, 22, 1, 50),
     "Projected(CoreSet(), 64)": (1_000_000, 80, 2, 5, 50),

@@ -199,7 +199,7 @@ class DCoM(QueryStrategy):
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
         directions = herding.workspace(sizes.pool, 0, sizes.embedding)
-        return 2 * directions + neighbors.workspace_of_balls(sizes.pool)
+        return 3 * directions + neighbors.workspace_of_balls(sizes.pool)  # with what is compared with what is labeled
 
 
 def _some(count: int, most: int, generator: torch.Generator) -> Tensor:

@@ -82,9 +82,7 @@ def test_half_precision_is_subtracted_in_single():
 
 
 def test_clusters_far_from_zero_are_found_in_double_precision():
-    points = (
-        torch.arange(4).repeat_interleave(10).unsqueeze(1) * 3 + 0.1 * torch.randn(40, 1, generator=generator(0))
-    ).double()
+    points = (3 * torch.arange(4).repeat_interleave(10).unsqueeze(1) + 0.1 * cloud(0, 40, 1)).double()
     _, cluster = neighbors.k_means(points + 1e8, 4, generator(0))
     assert all(len(each.unique()) == 1 for each in cluster.split(10))
 
