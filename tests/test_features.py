@@ -210,6 +210,24 @@ def features(positions):
     return torch.stack([positions.float(), -positions.float()], 1)
 
 
+def test_a_row_that_was_being_written_is_read_again(tmp_path, monkeypatch):
+    """Though its image is again what it was before."""
+    rows_of(tmp_path, 4, [1], features)
+    flushes, flush = [], np.memmap.flush
+
+    def interrupted(rows):
+        flush(rows)
+        flushes.append(1)
+        if len(flushes) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(np.memmap, "flush", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(tmp_path, 4, [1], lambda some: features(some) + 7, stamps=[2])
+    monkeypatch.undo()
+    assert torch.equal(rows_of(tmp_path, 4, [1], features)[1:2], features(torch.tensor([1])))
+
+
 def test_two_runs_may_read_a_part_each(tmp_path):
     """Who finds that a part is being read begins with another."""
     store, seen = store_of(tmp_path), []
