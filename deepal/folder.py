@@ -11,6 +11,7 @@ from typing import TextIO
 from uuid import uuid4
 
 _held: set[Path] = set()  # by this process: a record lock does not keep a process from itself
+_WAIT = 0.2  # seconds between two tries
 
 
 class FolderHeldError(RuntimeError):
@@ -24,11 +25,15 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[Path]:
     The lock belongs to the process and dies with it, however it dies: nothing has to be cleaned up by hand.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    folder = folder.resolve()
-    if folder in _held:
-        raise FolderHeldError(f"the run folder {folder} is in use by another learner of this process; end that one first.")
+    folder, deadline = folder.resolve(), time.monotonic() + patience
+    while folder in _held:
+        if time.monotonic() >= deadline:
+            raise FolderHeldError(
+                f"the run folder {folder} is in use by another learner of this process; end that one first."
+            )
+        time.sleep(_WAIT)
     with (folder / "lock").open("a+") as file:
-        _lock(file, folder, time.monotonic() + patience)
+        _lock(file, folder, deadline)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -46,7 +51,7 @@ def _lock(file: TextIO, folder: Path, deadline: float) -> None:
             return
         except OSError as error:
             if time.monotonic() < deadline:
-                time.sleep(0.2)
+                time.sleep(_WAIT)
                 continue
             file.seek(0)
             raise FolderHeldError(

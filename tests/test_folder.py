@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -33,6 +34,15 @@ def test_a_process_does_not_hold_a_folder_twice(tmp_path):
         pass
     with folder.held(tmp_path):
         pass
+
+
+def test_who_has_patience_waits_for_another_learner_of_this_process(tmp_path):
+    other = threading.Thread(target=hold, args=(tmp_path, 0.5))
+    other.start()
+    while not (tmp_path / "holding").exists():
+        time.sleep(0.01)
+    with folder.held(tmp_path, patience=30):
+        other.join()
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

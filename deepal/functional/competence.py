@@ -33,7 +33,7 @@ def pure_radii(points: Tensor, predicted: Tensor, labeled: Tensor, target: Tenso
     radii = []
     for some, wanted in zip(labeled.split(_ROWS), target.split(_ROWS), strict=True):
         distances, same = torch.cdist(some, everything), classes == wanted.unsqueeze(1)
-        low, high = torch.zeros(len(some)), torch.full((len(some),), _WIDEST)
+        low, high = distances.new_zeros(len(some)), distances.new_full((len(some),), _WIDEST)
         while float((high - low).max()) > _RESOLUTION:
             middle = (low + high) / 2
             within = distances < middle.unsqueeze(1)
@@ -46,7 +46,7 @@ def pure_radii(points: Tensor, predicted: Tensor, labeled: Tensor, target: Tenso
 @full_precision()
 def covered(points: Tensor, labeled: Tensor, radii: Tensor) -> Tensor:
     """Which rows lie in the ball of a labeled row, (N,)."""
-    found = torch.zeros(len(points), dtype=torch.bool)
+    found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for some, radius in zip(labeled.split(_ROWS), radii.split(_ROWS), strict=True):
         found |= (torch.cdist(points, some) < radius).any(1)
     return found

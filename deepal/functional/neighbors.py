@@ -190,7 +190,7 @@ def pure_radius(points: Tensor, classes: int, purity: float, generator: torch.Ge
     Args: points (N, D); classes: clusters to make; purity: above 0, up to 1. Returns a radius; infinity for one cluster.
     """
     _, cluster = k_means(points, min(classes, len(points)), generator)
-    pure_until = torch.full((len(points),), torch.inf)
+    pure_until = torch.full((len(points),), torch.inf, device=points.device)
     for each in cluster.unique():
         own = cluster == each
         if not own.all():
@@ -218,7 +218,7 @@ def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
     nearest_first = dist2.sort(stable=True).indices
     by_cluster = nearest_first[assignment[nearest_first].sort(stable=True).indices]
     clusters = assignment[by_cluster]
-    leads = torch.ones(len(clusters), dtype=torch.bool)
+    leads = torch.ones_like(clusters, dtype=torch.bool)
     leads[1:] = clusters[1:] != clusters[:-1]
     sizes = torch.bincount(assignment)[clusters[leads]]
     chosen = by_cluster[leads][sizes.sort(descending=True, stable=True).indices]

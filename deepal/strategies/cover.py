@@ -183,7 +183,7 @@ class DCoM(QueryStrategy):
         embedding, probs = one_a_sample(self, *view.pool["embedding", "probs"])
         points, labeled = directions(*one_a_sample(self, embedding, view.labeled["embedding"]))
         radius = self.radius or _pure_radius(points, self.classes or query_size, self.purity, generator)
-        covered, doubt = torch.zeros(len(points), dtype=torch.bool), 0.0
+        covered, doubt = torch.zeros(len(points), dtype=torch.bool, device=points.device), 0.0
         if len(labeled):
             coverage = float(_covered(points, labeled, radius).double().mean())
             target, purity = view.labeled["target"], 0.2 * coverage + 0.4
@@ -218,7 +218,7 @@ def _smallest_distance(points: Tensor) -> float:
 def _covered(points: Tensor, labeled: Tensor, radius: float) -> Tensor:
     """Which rows lie within a radius of something labeled."""
     if not len(labeled):
-        return torch.zeros(len(points), dtype=torch.bool)
+        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
     return neighbors.nearest(points, labeled)[0].squeeze(1) < radius**2
 
 
