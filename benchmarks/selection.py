@@ -262,7 +262,7 @@ def faiss_k_means() -> pairs.Work:
 # ProbCover
 
 
-def half_covered(rows: int) -> tuple[Tensor, float]:
+def with_radius(rows: int) -> tuple[Tensor, float]:
     """Rows as directions, and the radius within which each has, on the median, a thousandth of the others, ten at least."""
     (points,) = geometry.directions(narrow()[:rows])
     near = neighbors.nearest(points[:1000], points, max(10, rows // 1000) + 1)[0][:, -1]
@@ -271,7 +271,7 @@ def half_covered(rows: int) -> tuple[Tensor, float]:
 
 def prob_cover(rows: int, query_size: int) -> pairs.Work:
     """Ours: balls, and the picks."""
-    points, radius = half_covered(rows)
+    points, radius = with_radius(rows)
 
     def choose() -> dict[str, Any]:
         found = neighbors.balls(points, radius)
@@ -285,7 +285,7 @@ def activeml_prob_cover(rows: int, query_size: int) -> pairs.Work:
     """That of scikit-activeml, of which a table of all distances is a part, with the same radius."""
     from skactiveml.pool import ProbCover
 
-    points, radius = half_covered(rows)
+    points, radius = with_radius(rows)
     return lambda: {
         "chosen": len(
             ProbCover(n_classes=10, deltas=[radius], random_state=0).query(
@@ -297,13 +297,13 @@ def activeml_prob_cover(rows: int, query_size: int) -> pairs.Work:
 
 def picks(query_size: int) -> pairs.Work:
     """Ours, of balls at hand."""
-    found, none = neighbors.balls(*half_covered(POOL)), torch.zeros(POOL, dtype=torch.bool)
+    found, none = neighbors.balls(*with_radius(POOL)), torch.zeros(POOL, dtype=torch.bool)
     return lambda: {"rows": herding.max_cover(found, query_size, none, torch.arange(POOL))[0].tolist()}
 
 
 def picks_by_counting(query_size: int) -> pairs.Work:
     """As published programs choose of edges at hand: all that are left are counted for each pick."""
-    found = neighbors.balls(*half_covered(POOL))
+    found = neighbors.balls(*with_radius(POOL))
     sources = np.repeat(np.arange(POOL), np.diff(found.starts.numpy()))
     targets = found.members.numpy()
 

@@ -19,8 +19,8 @@ class Information:
     """What is known of a linear head, and what each row would add.
 
     Args:
-        embedding: (N, D), rows that can be added.
-        probs: (N, C), of these.
+        embedding: (N, D), fp64, rows that can be added.
+        probs: (N, C), fp64, of these.
         known: M at first, (CD, CD), fp64, symmetric, positive definite.
         wanted: F, (CD, CD), fp64.
         weight: how much of its information a row adds.
@@ -39,11 +39,9 @@ class Information:
 
     def add(self, row: Tensor, sign: int = 1) -> None:
         """Add a row (1,), or with sign -1 remove one that was added."""
-        core, inner = self._core(row, sign)[0], self._h[row[0]].double()
+        core, inner = self._core(row, sign)[0], self._h[row[0]]
         self.objective += float((core * inner).sum())
-        columns = torch.kron(
-            torch.eye(self.probs.shape[1], dtype=torch.float64), self.embedding[row].double().reshape(-1, 1)
-        )
+        columns = torch.kron(torch.eye(self.probs.shape[1], dtype=torch.float64), self.embedding[row].reshape(-1, 1))
         inverse, between = self._inverse @ columns, self._between @ columns  # (CD, C)
         middle = core @ inner @ core
         cross = inverse @ core @ between.T
@@ -52,20 +50,20 @@ class Information:
         for start in range(0, len(self.embedding), ROWS):
             some = slice(start, start + ROWS)
             one, other = (self._against(some, each) for each in (inverse, between))  # (n, C, C)
-            change = one @ core.to(one) @ other.mT
-            self._h[some] += change + change.mT + one @ middle.to(one) @ one.mT
-            self._g[some] += one @ core.to(one) @ one.mT
+            change = one @ core @ other.mT
+            self._h[some] += change + change.mT + one @ middle @ one.mT
+            self._g[some] += one @ core @ one.mT
 
     def _core(self, rows: Tensor, sign: int) -> Tensor:
         """- (I + w P G)^-1 w P  for each row, (n, C, C): the matrix in the middle of Woodbury's identity."""
-        probs = self.probs[rows].double()
+        probs = self.probs[rows]
         own = sign * self.weight * (torch.diag_embed(probs) - probs.unsqueeze(2) * probs.unsqueeze(1))
-        return -torch.linalg.solve(torch.eye(probs.shape[1], dtype=torch.float64) + own @ self._g[rows].double(), own)
+        return -torch.linalg.solve(torch.eye(probs.shape[1], dtype=torch.float64) + own @ self._g[rows], own)
 
     def _within(self, matrix: Tensor) -> Tensor:
         """(I (x) h)^T A (I (x) h) for each row, (N, C, C)."""
         classes, width = self.probs.shape[1], self.embedding.shape[1]
-        parts = matrix.to(self.embedding.dtype).reshape(classes, width, classes, width)
+        parts = matrix.reshape(classes, width, classes, width)
         found = self.embedding.new_empty(len(self.embedding), classes, classes)
         for some, place in zip(self.embedding.split(ROWS), found.split(ROWS), strict=True):
             for one in range(classes):
@@ -77,7 +75,7 @@ class Information:
     def _against(self, rows: slice, columns: Tensor) -> Tensor:
         """(I (x) h)^T U for each row, with U of shape (CD, C): (n, C, C)."""
         classes, width = self.probs.shape[1], self.embedding.shape[1]
-        by_class = columns.to(self.embedding.dtype).reshape(classes, width, -1).transpose(0, 1).reshape(width, -1)
+        by_class = columns.reshape(classes, width, -1).transpose(0, 1).reshape(width, -1)
         return (self.embedding[rows] @ by_class).reshape(-1, classes, columns.shape[1])
 
 
@@ -160,7 +158,7 @@ def bait(
         oversample: so many times K rows are chosen at first.
     Returns min(K, N) rows, in the order of choice, and the objective at first and after each step.
     """
-    embedding, labeled_embedding = embedding.double(), labeled_embedding.double()
+    embedding, labeled_embedding, probs = embedding.double(), labeled_embedding.double(), probs.double()
     count, labels = min(query_size, len(embedding)), len(labeled_embedding)
     share = query_size / max(1, labels + query_size)
     known = regularization * torch.eye(probs.shape[1] * embedding.shape[1], dtype=torch.float64)

@@ -33,6 +33,7 @@ class Kernel(ABC):
     def between(self, points: Tensor, anchors: Tensor) -> Tensor:
         """Similarities of some with others, (n, m), in [0, 1]."""
 
+    @full_precision()
     def cover(self, points: Tensor) -> Tensor:
         """How well each anchor is represented by these rows, (M,); not at all where there are none."""
         points = points.to(self.points.dtype)
