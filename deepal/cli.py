@@ -188,17 +188,21 @@ def _select(arguments: list[str]) -> None:
         raise ValueError(f"{out} is there already, and may be a query that somebody answers; name another file by --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     chosen = Selection(**{name: built[name] for name in Selection.__dataclass_fields__}).chosen()
-    tables.write(out, COLUMNS, chosen)
     sys.stdout.writelines(f"{row['id']}\n" for row in chosen)
+    tables.write(out, COLUMNS, chosen)
 
 
 def _by_name(option: str, arguments: Sequence[str]) -> Iterator[str]:
-    """The same, with `--option a=x b=y` as `--option.a=x --option.b=y`."""
-    inside = False
+    """The same, with `--option a=x b=y` as `--option.a=x --option.b=y`. Raises ValueError where one is named twice."""
+    inside, named = False, set[str]()
     for argument in arguments:
         if argument == option or argument.startswith("-"):
             inside = argument == option
         if inside and argument != option and "=" in argument:
+            name = argument.partition("=")[0]
+            if name in named:
+                raise ValueError(f"{option} names {name} twice; files of one array are a pattern: {name}='shards/*.npy'.")
+            named.add(name)
             yield f"{option}.{argument}"
         elif not (inside and argument == option):
             yield argument

@@ -4,8 +4,9 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -15,6 +16,7 @@ import deepal.modules
 import deepal.nn
 import deepal.oracles
 import deepal.probes
+import deepal.representation
 import deepal.strategies
 
 
@@ -22,25 +24,34 @@ class ExplainingParser(ArgumentParser):
     """An ArgumentParser that answers an unknown name with the nearest known one, and no page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # it reads the options of a class: the parser above it knows whose they are
+            super().error(message, ex)
         sys.exit(f"deepal: {_explained(message, _options(self))} All options: {self.prog} --help.")
 
 
 def _explained(message: str, options: Iterable[str]) -> str:
     """The parser's message as a sentence of ours, where it is one of the mistakes that people make."""
     text = " ".join(message.split())
-    where = f" for --{key}" if (key := _found(r'Parser key "([^"]+)"', text)) else ""
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    where = f" for --{key}" if key else ""
+    classes = [_exported()[name] for name in re.findall(r"class_path[ =]'(?:\w+\.)*(\w+)'", text) if name in _exported()]
     if denied := _found(r"Importing '([^']+)' is not allowed", text):
+        if Path(denied).suffix in _FILES:
+            return f"--{key} does not take a file, '{denied}', but a class{_taken(text)}."
         return f"'{denied}' is not allowed{where}: --allow-import {denied.partition('.')[0]} allows what you trust."
     if unknown := _found(r"Expected a dot import path string: ([\w.]+)|module '[\w.]+' has no attribute '(\w+)'", text):
         if key and unknown in _exported():
-            return f"--{key} does not take '{unknown}'{_taken(text)}."
+            return f"--{key} does not take '{unknown}'{_taken(_kind_of(key, classes)) or _taken(text)}."
         return f"there is no '{unknown}'{where}{_called_here(unknown)}."
-    if unknown := _found(r"[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
-        return f"there is no option '{unknown}'{where}{_nearest(unknown, options)}."
-    if option := _found(r"is abstract.*NestedArg\(key='([\w.]+)'", text):
-        return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{_taken(text)}."
+    if unknown := _found(r"^[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
+        return f"there is no option '{unknown}'{where}{_nearest(unknown, _options_of(classes) or options)}."
+    if option := _found(r"is abstract.*?NestedArg\(key='([\w.]+)'", text):
+        taken = _taken(_kind_of(key, classes)) or _taken(text)
+        return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{taken}."
     if missing := _found(r"arguments are required: (\w+)", text):
-        return f"--{_owner_of(missing)}{missing} is missing; give it a value."
+        return f"--{f'{key}.' if key else ''}{missing} is missing; give it a value."
+    if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (\S+)", text):
+        return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2]}."
     if given := _found(r"(?:Got|Given) value: (\S+)$", text):
         kinds = dict.fromkeys(
             re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", text.partition("Given")[0])
@@ -57,15 +68,17 @@ def _found(pattern: str, text: str) -> str | None:
     return next(group for group in match.groups() if group) if match else None
 
 
-def _owner_of(option: str) -> str:
-    """Where in the configuration a class stands that cannot do without this option: `data.`, say."""
-    rooms = {"data.": deepal.data, "strategy.": deepal.strategies, "oracle.": deepal.oracles, "module.": deepal.modules}
-    for owner, room in rooms.items():
-        for made in (each for name, each in vars(room).items() if name[0].isupper() and isinstance(each, type)):
-            needed = inspect.signature(made).parameters.get(option)
-            if needed is not None and needed.default is needed.empty:
-                return owner
-    return ""
+_FILES = {".csv", ".npy", ".pt", ".safetensors", ".yaml"}
+
+
+def _options_of(classes: Sequence[type]) -> list[str]:
+    return [name for made in classes for name in inspect.signature(made).parameters]
+
+
+def _kind_of(key: str, classes: Sequence[type]) -> str:
+    """Of what kind the option of one of these classes is to be, as the parser writes it."""
+    kinds = (get_type_hints(made.__init__).get(key.rpartition(".")[2]) for made in classes)  # type: ignore[misc]
+    return "".join(f"{each}" for kind in kinds for each in (get_args(kind) or [kind]))
 
 
 def _called_here(name: str) -> str:
@@ -86,15 +99,19 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 def _taken(text: str) -> str:
     """The classes that would do, where the parser says of what kind they are to be."""
-    known = _exported()
-    kinds = tuple(known[name] for name in re.findall(r"<class 'deepal\.(?:\w+\.)*(\w+)'>", text) if name in known)
-    made = [name for name, each in known.items() if issubclass(each, kinds) and not inspect.isabstract(each)]
+    kinds = set(re.findall(r"<class 'deepal\.(?:\w+\.)*(\w+)'>", text))
+    made = [
+        name
+        for name, each in _exported().items()
+        if kinds & {base.__name__ for base in each.__mro__} and not inspect.isabstract(each)
+    ]
     return f"; it takes {', '.join(made)}" if made else ""
 
 
 def _exported() -> dict[str, type]:
     rooms: list[Any] = [
-        deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks, deepal.probes
+        deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks, deepal.probes,
+        deepal.representation,
     ]  # fmt: skip
     return {name: each for room in rooms for name, each in vars(room).items() if isinstance(each, type)}
 

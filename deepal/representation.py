@@ -35,7 +35,7 @@ class FeatureFile(Representation):
     def rows(self, images: int) -> Tensor:
         """The rows, mapped. Raises ValueError where there is not one for each of so many images."""
         rows = arrays.read(str(self.path))
-        if len(rows) != images or rows.ndim != 2 or not rows.is_floating_point():
+        if len(rows) != images or rows.ndim != 2 or rows.dtype not in arrays.FLOATS:
             raise ValueError(
                 f"embedding_from={self!r} holds {list(rows.shape)} numbers of {rows.dtype}, and there are {images} "
                 f"training images; it must hold floats, a row for each in their order."

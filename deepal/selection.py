@@ -1,7 +1,9 @@
 """`deepal select`: choose from files of signals, without a model, a run, or a loop. What a foundation model says of a pool
 is all that is needed."""
 
+import difflib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +15,8 @@ from deepal import preflight, tables
 from deepal.data import arrays
 from deepal.functional import gradients
 from deepal.room import Room, free_memory
-from deepal.signals import Score, Signals
-from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
+from deepal.signals import NAMES, Score, Signals, refuse_shape
+from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, refuse_query_size, warn_of_distances
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ class Selection:
         strategy: chooses.
         signals: for each signal that it needs, the file or files that hold it, a row a sample: `features.npy`, a pattern of
             shards, a file of safetensors, at any address (`deepal.data.arrays.read`). `logits` say `probs` and
-            `logit_gradient` too.
-        ids: a table with a column `id`, or a file with one a line, in the order of the rows. None: they are numbered
-            from 0.
+            `logit_gradient` too. Of signals that it does not need only the rows are counted.
+        ids: a table with a column `id`, or a file with one a line, in the order of the rows; without the spaces around
+            them. None: they are numbered from 0.
         labeled: ids of the samples that have a label, in such a file; the number of its class in a column `label`, for
             strategies that read it.
         exclude: ids of samples that are never chosen.
@@ -68,16 +70,17 @@ class Selection:
         a query larger than what can be chosen, and for what the strategy refuses; FileNotFoundError for a file that is not
         there.
         """
-        files = self._files()
-        names = _Names(self.ids, len(next(iter(files.values()))) if files else None)
+        self._refuse_bad_options()
+        files, rows = self._files()
+        names = _Names(self.ids, rows)
         known = list(_rows_of(self.labeled)) if self.labeled else []
         labeled = names.positions([row["id"] for row in known], f"labeled={self.labeled}")
-        excluded = names.positions([row["id"] for row in _rows_of(self.exclude)] if self.exclude else [], "exclude")
+        out = [row["id"] for row in _rows_of(self.exclude)] if self.exclude else []
+        excluded = names.positions(out, f"exclude={self.exclude}")
         free = torch.ones(len(names), dtype=torch.bool)
         free[labeled] = free[excluded] = False
         pool = free.nonzero().squeeze(1)
-        if not 0 < self.query_size <= len(pool):
-            raise ValueError(f"query_size={self.query_size} must be from 1 to {len(pool)}, the samples that can be chosen.")
+        refuse_query_size(self.query_size, len(pool))
         source = _Files(files, Room(self.cache))
         source.labels = {int(position): row for position, row in zip(labeled, known, strict=True)}
         cycle = {"cycle": torch.zeros(len(labeled), dtype=torch.long)}
@@ -104,32 +107,54 @@ class Selection:
             log.info("%r: %s", self.strategy, ", ".join(f"{name} {value:.4g}" for name, value in choice.notes.items()))
         return choice
 
-    def _files(self) -> dict[str, Tensor]:
-        """The array of each signal that is needed, or of what says it."""
+    @property
+    def _needed(self) -> set[str]:
+        """Names of what is read of each sample."""
         needed = {name for of, names in self.strategy.needs.items() if of != "holdout" for name in names}
-        wanted = {name: name if name in self.signals else _DERIVED.get(name, (name,))[0] for name in needed - _OF_LABELED}
+        return needed - _OF_LABELED
+
+    def _refuse_bad_options(self) -> None:
+        if not isinstance(self.strategy, QueryStrategy):
+            raise ValueError(f"strategy={self.strategy!r} must be a strategy, as CoreSet() is.")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(f"threads={self.threads} must be from 1 to 1024.")
+        known = sorted(self._needed | set(NAMES))
+        for name in self.signals:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, 1)
+                raise ValueError(
+                    f"there is no signal '{name}'; {f'the nearest is {close[0]}' if close else f'take {known}'}."
+                )
+
+    def _files(self) -> tuple[dict[str, Tensor], int | None]:
+        """The array of each signal that is needed, or of what says it; and how many rows they and all others have, None
+        where there are none."""
+        wanted = {name: name if name in self.signals else _DERIVED.get(name, (name,))[0] for name in self._needed}
         missing = sorted(name for name, file in wanted.items() if file not in self.signals)
         if missing:
             name = missing[0]
-            other = f", or signals.{_DERIVED[name][0]}, which imply it" if name in _DERIVED else ""
+            other = f", or {_DERIVED[name][0]}=FILE, which imply it" if name in _DERIVED else ""
             raise ValueError(
-                f"{self.strategy!r} needs {', '.join(missing)}; give signals.{name}=FILE, a row a sample{other}."
+                f"{self.strategy!r} needs {', '.join(missing)}; give signals {name}=FILE, a row a sample{other}."
             )
         files = {name: arrays.read(self.signals[name], self.cache) for name in sorted(set(wanted.values()))}
-        if not files and not self.ids:
+        if not self.signals and not self.ids:
             raise ValueError(
                 f"{self.strategy!r} reads no signals, so that nothing says how large the pool is; give ids=FILE."
             )
         for name, file in files.items():
             if name == "group" and file.ndim != 1:
                 raise ValueError(f"signals.group={self.signals[name]} has shape {list(file.shape)}; give one number a row.")
-            if name != "group" and not file.is_floating_point():
-                raise ValueError(f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats.")
-        Signals.of({name: file[:_BLOCK] for name, file in files.items()})  # which refuses other shapes
-        lengths = {name: len(file) for name, file in files.items()}
+            if name != "group" and file.dtype not in arrays.FLOATS:
+                raise ValueError(
+                    f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats of 16, 32 or 64 bits."
+                )
+            refuse_shape(name, file)
+        lengths = {name: len(files[name]) for name in files}
+        lengths |= {name: arrays.rows(self.signals[name], self.cache) for name in self.signals if name not in files}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one pool have as many rows each, and these have {lengths}.")
-        return files
+        return files, next(iter(lengths.values()), None)
 
 
 _OF_LABELED = {"target", "cycle"}
@@ -141,11 +166,12 @@ class _Names:
     def __init__(self, path: Path | None, rows: int | None) -> None:
         self._ids = [row["id"] for row in _rows_of(path)] if path else [str(row) for row in range(rows or 0)]
         if rows is not None and len(self._ids) != rows:
-            raise ValueError(f"ids={path} names {len(self._ids)} samples, and the signals have {rows} rows.")
+            header = f"; if {self._ids[0]!r} is a column, call it id" if len(self._ids) == rows + 1 else ""
+            raise ValueError(f"ids={path} names {len(self._ids)} samples, and the signals have {rows} rows{header}.")
         self._position = {name: position for position, name in enumerate(self._ids)}
         if len(self._position) < len(self._ids):
             twice = next(name for position, name in enumerate(self._ids) if self._position[name] != position)
-            raise ValueError(f"ids={path} names {twice} more than once.")
+            raise ValueError(f"ids={path} names {twice!r} more than once.")
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -157,11 +183,11 @@ class _Names:
         """Rows of these samples. Raises ValueError for one that is not known, or repeated."""
         unknown = [name for name in names if name not in self._position]
         if unknown:
-            raise ValueError(f"{said_by}: {len(unknown)} ids are not in the pool: {', '.join(unknown[:5])}.")
-        found = torch.tensor([self._position[name] for name in names], dtype=torch.long)
-        if len(found.unique()) < len(found):
-            raise ValueError(f"{said_by}: some ids are there more than once.")
-        return found
+            raise ValueError(f"{said_by}: {len(unknown)} ids are not in the pool: {', '.join(map(repr, unknown[:5]))}.")
+        name, times = next(iter(Counter(names).most_common(1)), ("", 1))
+        if times > 1:
+            raise ValueError(f"{said_by} names {name!r} {times} times; name each sample once.")
+        return torch.tensor([self._position[name] for name in names], dtype=torch.long)
 
 
 def _rows_of(path: Path) -> Iterator[Mapping[str, str]]:
@@ -171,9 +197,9 @@ def _rows_of(path: Path) -> Iterator[Mapping[str, str]]:
         raise ValueError(f"{path} has the columns {', '.join(columns)} and no column id; name the one that has the ids so.")
     if "id" in columns:
         for line, row in tables.read(path):
-            if "id" not in row:
-                raise ValueError(f"{path}, line {line}, ends before the column id.")
-            yield row
+            if not row.get("id", "").strip():
+                raise ValueError(f"{path}, line {line}, has no id.")
+            yield {**row, "id": row["id"].strip()}
     else:
         yield from ({"id": line.strip()} for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
 

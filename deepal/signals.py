@@ -8,6 +8,8 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
 
 Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), mc_probs (B, K, H, W, C).
 
+A module and a strategy may share a signal of any other name, with a row a sample.
+
 Sets are lazy: a signal is read when it is first asked for, those asked for together in one pass, and kept.
 """
 
@@ -16,6 +18,9 @@ from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor
+
+NAMES = ("logits", "probs", "embedding", "logit_gradient", "gradient_embedding", "mc_probs", "group")
+"""Of the signals in use that a pool may have."""
 
 Score = Callable[[Mapping[str, Tensor]], Tensor]
 """A row-wise function: the signals of some rows to one number each."""
@@ -65,11 +70,8 @@ class Signals:
         """Signals from tensors in memory. Raises ValueError where lengths or shapes are wrong, where a value is not finite,
         and where probabilities are none."""
         for name, array in arrays.items():
-            if array.ndim < _RANKS.get(name, 1) or (name in _CLASSES and array.shape[-1] < 2):
-                raise ValueError(
-                    f"the signal {name} must have a row a sample (see deepal.signals), and has shape {[*array.shape]}."
-                )
-            _refuse_wrong(name, array)
+            refuse_shape(name, array)
+            _refuse_wrong(name, array, torch.arange(len(array)))
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"signals of one set must have as many rows each, and these have {lengths}.")
@@ -94,7 +96,7 @@ class Signals:
         if missing:
             read = self._source.read(self.positions, missing)
             for name, signal in read.items():
-                _refuse_wrong(name, signal)
+                _refuse_wrong(name, signal, self.positions)
             self._known |= read
         return self._known[names] if isinstance(names, str) else tuple(self._known[name] for name in names)
 
@@ -139,16 +141,25 @@ _CLASSES = {"logits", "probs", "logit_gradient", "mc_probs"}
 _RANKS = {**dict.fromkeys((*_CLASSES, "embedding"), 2), "mc_probs": 3}
 
 
-def _refuse_wrong(name: str, signal: Tensor) -> None:
-    """Raises NonFiniteError for a signal that is NaN or infinite somewhere, ValueError for probabilities that are none."""
-    wrong = 0 if _is_finite(signal) else _rows(signal, lambda values: ~values.isfinite())
+def refuse_shape(name: str, signal: Tensor) -> None:
+    """Raises ValueError, naming it, for a signal that has not a row a sample, or nothing in a row."""
+    if signal.ndim < _RANKS.get(name, 1) or 0 in signal.shape[1:] or (name in _CLASSES and signal.shape[-1] < 2):
+        raise ValueError(
+            f"the signal {name} must have a row a sample (see deepal.signals), and has shape {[*signal.shape]}."
+        )
+
+
+def _refuse_wrong(name: str, signal: Tensor, positions: Tensor | None = None) -> None:
+    """Raises NonFiniteError for a signal that is NaN or infinite somewhere, ValueError for probabilities that are none.
+    Args: positions: (n,) of the rows, where they are known."""
+    wrong = [] if _is_finite(signal) else _rows(signal, lambda values: ~values.isfinite())
     if wrong:
-        raise NonFiniteError(f"{name} is NaN or infinite in {wrong} of {len(signal)} rows; nothing was chosen.")
-    wrong = _rows(signal, _is_no_distribution) if name in _PROBABILITIES else 0
+        raise NonFiniteError(f"{name} is NaN or infinite in {_said(wrong, signal, positions)}; nothing was chosen.")
+    wrong = _rows(signal, _is_no_distribution) if name in _PROBABILITIES else []
     if wrong:
         raise ValueError(
-            f"{name} holds no probabilities in {wrong} of {len(signal)} rows: over the classes, its last axis, they are "
-            f"not negative and sum to 1; if these are logits, take their softmax. Nothing was chosen."
+            f"{name} holds no probabilities in {_said(wrong, signal, positions)}: over the classes, its last axis, they "
+            f"are not negative and sum to 1; if these are logits, take their softmax. Nothing was chosen."
         )
 
 
@@ -157,9 +168,16 @@ def _is_finite(signal: Tensor) -> bool:
     return all(bool(torch.stack(some.aminmax()).isfinite().all()) for some in signal.split(_BLOCK) if some.numel())
 
 
-def _rows(signal: Tensor, is_wrong: Callable[[Tensor], Tensor]) -> int:
-    """How many rows have something wrong."""
-    return sum(int(is_wrong(some).reshape(len(some), -1).any(1).sum()) for some in signal.split(_BLOCK) if some.numel())
+def _rows(signal: Tensor, is_wrong: Callable[[Tensor], Tensor]) -> list[int]:
+    """Which rows have something wrong."""
+    blocks = [is_wrong(some).reshape(len(some), -1).any(1) for some in signal.split(_BLOCK) if some.numel()]
+    return torch.cat(blocks).nonzero().flatten().tolist() if blocks else []
+
+
+def _said(wrong: list[int], signal: Tensor, positions: Tensor | None) -> str:
+    """So many rows, and the first of them."""
+    first = "" if positions is None else f", the first at position {int(positions[wrong[0]])}"
+    return f"{len(wrong)} of {len(signal)} rows{first}"
 
 
 def _is_no_distribution(probs: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import deepal
 from deepal import cli, strategies
@@ -98,21 +99,21 @@ def test_a_pool_without_signals_is_its_ids(files):
 
 def test_what_does_not_fit_together_is_refused_by_name(files):
     ids = files / "ids.csv"
-    with pytest.raises(ValueError, match=r"BALD\(\) needs mc_probs; give signals.mc_probs=FILE"):
+    with pytest.raises(ValueError, match=r"BALD\(\) needs mc_probs; give signals mc_probs=FILE"):
         selection(files, BALD(), "embedding").chosen()
-    with pytest.raises(ValueError, match=r"give signals.probs=FILE, a row a sample, or signals.logits, which imply it"):
+    with pytest.raises(ValueError, match=r"give signals probs=FILE, a row a sample, or logits=FILE, which imply it"):
         selection(files, Margin(), "embedding").chosen()
     (files / "few.txt").write_text("a\nb\n")
     with pytest.raises(ValueError, match=r"few.txt names 2 samples, and the signals have 90 rows"):
         selection(files, Margin(), "probs", ids=files / "few.txt").chosen()
     (files / "unknown.txt").write_text("a\nimage-3\n")
-    with pytest.raises(ValueError, match=r"1 ids are not in the pool: a\."):
+    with pytest.raises(ValueError, match=r"1 ids are not in the pool: 'a'\."):
         selection(files, Margin(), "probs", ids=ids, labeled=files / "unknown.txt").chosen()
     (files / "twice.txt").write_text("image-3\nimage-3\n")
-    with pytest.raises(ValueError, match="some ids are there more than once"):
+    with pytest.raises(ValueError, match=r"exclude=.*twice.txt names 'image-3' 2 times"):
         selection(files, Margin(), "probs", ids=ids, exclude=files / "twice.txt").chosen()
     (files / "same.txt").write_text("a\n" * SIZE)
-    with pytest.raises(ValueError, match="names a more than once"):
+    with pytest.raises(ValueError, match="names 'a' more than once"):
         selection(files, Margin(), "probs", ids=files / "same.txt").chosen()
     with pytest.raises(ValueError, match="query_size=91 must be from 1 to 90"):
         selection(files, Margin(), "probs", query_size=91).chosen()
@@ -146,11 +147,74 @@ def test_groups_are_numbers_and_a_table_has_its_ids(files):
     chosen = positions(selection(files, PerGroup(of=Margin()), "probs", "group", query_size=20).chosen())
     assert len({position // 3 for position in chosen}) == 20
     (files / "short.csv").write_text("path;id\nx;image-1\nx\n")
-    with pytest.raises(ValueError, match=r"short.csv, line 3, ends before the column id"):
+    with pytest.raises(ValueError, match=r"short.csv, line 3, has no id"):
         selection(files, Margin(), "probs", labeled=files / "short.csv").chosen()
     np.save(files / "flat-0.npy", np.full(SIZE, 0.5, np.float32))
     with pytest.raises(ValueError, match="the signal probs must have a row a sample"):
         Selection(strategy=Margin(), signals={"probs": f"{files}/flat-0.npy"}).chosen()
+
+
+def test_signals_that_are_not_needed_say_how_large_the_pool_is_and_are_not_read(files):
+    assert len(selection(files, Random(), "embedding", query_size=SIZE).chosen()) == SIZE
+    (files / "few.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"few.txt names 2 samples, and the signals have 90 rows"):
+        selection(files, Random(), "embedding", ids=files / "few.txt").chosen()
+    with pytest.raises(FileNotFoundError, match="mc_probs-none"):
+        Selection(strategy=Random(), signals={"mc_probs": f"{files}/mc_probs-none.npy"}).chosen()
+
+
+def test_a_signal_that_there_is_not_is_refused_with_the_nearest(files):
+    with pytest.raises(ValueError, match="there is no signal 'embeding'; the nearest is embedding"):
+        Selection(strategy=CoreSet(), signals={"embeding": f"{files}/embedding-*.npy"}).chosen()
+
+
+def test_a_row_that_is_no_number_is_named_and_may_be_excluded(files):
+    wrong = SIGNALS["embedding"].clone()
+    wrong[5, 1] = torch.nan
+    np.save(files / "wrong.npy", wrong.numpy())
+    asked = {"strategy": CoreSet(), "signals": {"embedding": f"{files}/wrong.npy"}, "query_size": 4}
+    with pytest.raises(ValueError, match="embedding is NaN or infinite in 1 of 90 rows, the first at position 5"):
+        Selection(**asked).chosen()
+    (files / "five.txt").write_text(" 5 \n")
+    others = {"embedding": SIGNALS["embedding"][torch.arange(SIZE) != 5]}
+    chosen = [row + (row >= 5) for row in deepal.select(CoreSet(), others, query_size=4)]
+    assert positions(Selection(**asked, exclude=files / "five.txt").chosen()) == chosen
+
+
+def test_ids_are_read_as_spreadsheets_leave_them(files):
+    (files / "spaces.csv").write_text("id,path\n" + "".join(f" image-{row} ,x\n" for row in range(SIZE)))
+    asked = {"ids": files / "spaces.csv", "labeled": files / "labeled.csv", "query_size": 3}
+    assert selection(files, CoreSet(), "embedding", **asked).chosen() == (
+        selection(files, CoreSet(), "embedding", **{**asked, "ids": files / "ids.csv"}).chosen()
+    )
+    (files / "blank.csv").write_text("id,path\n" + "".join(f"{'' if row == 7 else row},x\n" for row in range(SIZE)))
+    with pytest.raises(ValueError, match=r"blank.csv, line 9, has no id"):
+        selection(files, CoreSet(), "embedding", ids=files / "blank.csv").chosen()
+    (files / "named.csv").write_text("file\n" + "".join(f"{row}\n" for row in range(SIZE)))
+    with pytest.raises(
+        ValueError, match=r"names 91 samples, and the signals have 90 rows; if 'file' is a column, call it id"
+    ):
+        selection(files, CoreSet(), "embedding", ids=files / "named.csv").chosen()
+
+
+def test_numbers_that_cannot_be_computed_with_and_nothing_to_choose_are_sentences(files):
+    np.save(files / "thin-0.npy", np.ones((SIZE, 0), np.float32))
+    with pytest.raises(ValueError, match=r"the signal embedding must have a row a sample .* \[90, 0\]"):
+        Selection(strategy=CoreSet(), signals={"embedding": f"{files}/thin-0.npy"}).chosen()
+    save_file({"a": torch.ones(SIZE, 3).to(torch.float8_e4m3fn)}, files / "eight.safetensors")
+    with pytest.raises(ValueError, match=r"holds torch.float8_e4m3fn, and signals are floats of 16, 32 or 64 bits"):
+        Selection(strategy=CoreSet(), signals={"embedding": f"{files}/eight.safetensors"}).chosen()
+    with pytest.raises(ValueError, match=r"threads=-2 must be from 1"):
+        selection(files, CoreSet(), "embedding", threads=-2).chosen()
+    with pytest.raises(ValueError, match=r"strategy=<class .*CoreSet'> must be a strategy, as CoreSet\(\) is"):
+        selection(files, CoreSet, "embedding").chosen()
+    with pytest.raises(ValueError, match="all samples are labeled already, or excluded"):
+        selection(files, CoreSet(), "embedding", ids=files / "ids.csv", exclude=files / "ids.csv").chosen()
+    for labeled in ([1.5, 2.0], [True, False]):
+        with pytest.raises(ValueError, match="labeled must hold positions, which are whole numbers"):
+            deepal.select(CoreSet(), SIGNALS, labeled=labeled, query_size=2)
+    with pytest.raises(ValueError, match="strategy='CoreSet' must be a strategy"):
+        deepal.select("CoreSet", SIGNALS, query_size=2)
 
 
 def test_what_does_not_fit_into_memory_goes_to_a_cache_that_is_made(files, monkeypatch):
@@ -179,6 +243,8 @@ def test_the_command_prints_ids_and_writes_them_and_overwrites_nothing(files, ca
     assert lines[0] == "id,position,rank,score"
     assert [line.split(",")[0] for line in lines[1:]] == printed
     assert len(printed) == 3
+    with pytest.raises(SystemExit, match=r"--signals names embedding twice; files of one array are a pattern"):
+        cli.main(["select", "--signals", "embedding=embedding-0.npy", "embedding=embedding-1.npy", "--strategy", "CoreSet"])
     with pytest.raises(SystemExit, match=r"query.csv is there already"):
         cli.main(command)
     with pytest.raises(SystemExit, match=r"there is no 'TipiClust' for --strategy; the nearest is 'TypiClust'"):

@@ -261,6 +261,14 @@ def warn_of_distances(strategy: QueryStrategy, view: View) -> None:
 _CONTRAST = 1.25  # below it coverage methods lose half of what they gain on Random, and more (docs/reproduction.md)
 
 
+def refuse_query_size(query_size: int, free: int) -> None:
+    """Raises ValueError where so many cannot be chosen of so many samples."""
+    if not free:
+        raise ValueError("there is nothing to choose: all samples are labeled already, or excluded.")
+    if not 0 < query_size <= free:
+        raise ValueError(f"query_size={query_size} must be from 1 to {free}, the samples that can be chosen.")
+
+
 def select(
     strategy: QueryStrategy,
     pool: Mapping[str, Any],
@@ -285,20 +293,24 @@ def select(
     >>> select(Margin(), {"probs": [[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]]}, labeled=[1], query_size=1)
     [2]
     """
+    if not isinstance(strategy, QueryStrategy):
+        raise ValueError(f"strategy={strategy!r} must be a strategy, as CoreSet() is.")
     whole = Signals.of({name: torch.as_tensor(array) for name, array in pool.items()})
     if isinstance(labeled, Mapping) and labeled:
         known = Signals.of({name: torch.as_tensor(array) for name, array in labeled.items()})
         free = torch.arange(len(whole))
     else:
-        taken = torch.as_tensor(list(labeled), dtype=torch.long)
+        taken = torch.as_tensor(list(labeled) or torch.empty(0, dtype=torch.long))
+        if taken.is_floating_point() or taken.dtype == torch.bool:
+            raise ValueError(f"labeled must hold positions, which are whole numbers, and holds {taken.dtype}.")
+        taken = taken.long()
         if len(taken.unique()) != len(taken) or (taken < 0).any() or (taken >= len(whole)).any():
             raise ValueError(
                 f"labeled must hold distinct positions from 0 to {len(whole) - 1}, and holds {taken.tolist()}."
             )
         known = whole.take(taken)
         free = torch.ones(len(whole), dtype=torch.bool).index_fill_(0, taken, False).nonzero().squeeze(1)
-    if not 0 < query_size <= len(free):
-        raise ValueError(f"query_size={query_size} must be from 1 to {len(free)}, the samples that can be chosen.")
+    refuse_query_size(query_size, len(free))
     view = View(pool=whole.take(free), labeled=known)
     choice = choose(strategy, view, query_size, torch.Generator().manual_seed(seed))
     return [int(position) for position in free[choice.rows]]
