@@ -54,7 +54,7 @@ class Learner:
         budget: labels in all, the initial ones included. A finished run goes on where it has grown, with the validation set
             that it began with.
         embedding_from: where the embeddings that strategies read come from, if not from the module: `FeatureFile(path)`, or
-            `Backbone(network)`, which is not trained.
+            `Backbone(network)`, which is not trained. Strategies that read no embedding choose as they do without.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
         test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
             cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.

@@ -16,8 +16,8 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
 
     It chooses distinct rows, as many as asked, all of them where there are no more; the same for the same seed, whatever
     the global random state, which it leaves alone; it reads what it needs and nothing else, in any batches, and refuses
-    NaN; it copes with a pool of equal rows and with nothing labeled; where it keeps prefixes, it does; an acquisition
-    follows its rows when the pool is permuted, and breaks ties by the generator.
+    NaN; it copes with a pool of equal rows, with an empty one, and with nothing labeled; where it keeps prefixes, it does;
+    an acquisition follows its rows when the pool is permuted, and breaks ties by the generator.
 
     Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
     Raises AssertionError, saying what was broken.
@@ -39,6 +39,8 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
     assert len(set(_rows(strategy, same, 7))) == 7, "distinct rows of a pool of equal rows"
     assert len(set(_rows(strategy, signals, 7, labeled=0))) == 7, "a cold start, with nothing labeled"
+    assert _rows(strategy, signals, 0) == [], "nothing where nothing is asked for"
+    assert _rows(strategy, made_up_signals(0, seed), 7) == [], "nothing of an empty pool"
     if isinstance(strategy, Acquisition):
         _check_acquisition(strategy, signals)
 

@@ -12,23 +12,32 @@ from deepal.strategies.base import Sizes
 from tests.runs import digits
 
 RETURNING = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-SELECTIONS = {  # pool, width, classes, query size, labeled
+SELECTIONS = {  # pool, width, classes, query size, labeled; each term of an estimate is the largest of one of them
     "Margin()": (8_000_000, 1, 2, 100, 5),
     "CoreSet()": (8_000_000, 2, 2, 10, 50),
     "RobustCoreSet()": (7_500_000, 2, 2, 5, 50),
+    "RobustCoreSet(exact_up_to=5000, outliers=0)": (2500, 2, 2, 5, 5),
     "BADGE()": (8_000_000, 2, 2, 10, 50),
     "BADGE(sketch=16)": (3_000_000, 2, 40, 10, 50),
     "KMeans()": (4_000_000, 2, 2, 3, 5),
+    "Prefilter(by=Random(), then=KMeans(), keep=6000)": (6000, 2048, 2, 5500, 5),
     "WeightedKMeans(factor=100_000)": (1_000_000, 256, 2, 4, 5),
     "TypiClust()": (200_000, 200, 2, 5, 50),
     "ClusterMargin(sample=2000)": (8_000_000, 2, 2, 5, 50),
     "MaxHerding(anchors=300)": (300_000, 256, 2, 3, 50),
     "UHerding(anchors=300)": (300_000, 256, 2, 3, 50),
+    "UHerding(anchors=200)": (200_000, 256, 2, 3, 20_000),
+    "MaxHerding(width=0.01, anchors=300)": (300_000, 256, 2, 3, 50),
     "FacilityLocation(anchors=300)": (300_000, 256, 2, 3, 50),
+    "FacilityLocation(anchors=200)": (30_000, 256, 2, 3, 250_000),
     "ProbCover(radius=0.01)": (20_000, 2500, 2, 3, 20),
+    "ProbCover(radius=0.05)": (10_000, 512, 2, 3, 150_000),
     "DCoM(radius=0.01)": (12_000, 2500, 2, 3, 20),
+    "BAIT()": (200, 400, 10, 1, 50),
     "BAIT(width=4)": (80_000, 16, 22, 1, 50),
+    "BAIT(width=3)": (60_000, 3500, 2, 1, 50),
     "Projected(CoreSet(), 64)": (1_000_000, 80, 2, 5, 50),
+    "Projected(CoreSet(), 8)": (100_000, 3000, 2, 3, 1000),
 }
 
 

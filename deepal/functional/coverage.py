@@ -7,7 +7,7 @@ distances from differences, in double precision, say.
 
 from collections import Counter
 from math import isqrt
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -178,10 +178,13 @@ def d2_sampling(
         labeled: rows that count as chosen before the first, which then is drawn like all others.
         work: gets what was done (see `Bounds`).
     Returns min(K, N) distinct rows, in the order of choice. Where only rows of distance zero remain, the rest is uniform.
+    Raises ValueError for a first of another name.
 
     >>> d2_sampling(Points(torch.tensor([[0.0], [0.0], [8.0]])), 2, torch.Generator().manual_seed(0))
     tensor([2, 1])
     """
+    if first not in get_args(First):
+        raise ValueError(f"first={first!r} must be one of {', '.join(get_args(First))}.")
     labeled = labeled if labeled is not None and len(labeled) else None
     return _sample(Bounds(geometry, min(query_size, len(geometry)), labeled, work), generator, first)
 

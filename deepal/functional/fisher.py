@@ -9,6 +9,8 @@ two inverses, H: to add or remove a row changes these for all others by products
 CD x CD is multiplied with every row for every choice.
 """
 
+from math import isfinite
+
 import torch
 from torch import Tensor
 
@@ -21,17 +23,16 @@ class Information:
     Args:
         embedding: (N, D), fp64, rows that can be added.
         probs: (N, C), fp64, of these.
-        known: M at first, (CD, CD), fp64, symmetric, positive definite.
+        inverse: M^-1 at first, (CD, CD), fp64, symmetric, positive definite; it is kept, and changed.
         wanted: F, (CD, CD), fp64.
         weight: how much of its information a row adds.
     """
 
-    def __init__(self, embedding: Tensor, probs: Tensor, known: Tensor, wanted: Tensor, weight: float) -> None:
+    def __init__(self, embedding: Tensor, probs: Tensor, inverse: Tensor, wanted: Tensor, weight: float) -> None:
         self.embedding, self.probs, self.weight = embedding, probs, weight
-        self._inverse = torch.linalg.inv(known)
-        self._between = self._inverse @ wanted @ self._inverse
+        self.objective = float(torch.linalg.vecdot(inverse, wanted).sum())
+        self._inverse, self._between = inverse, inverse @ wanted @ inverse
         self._g, self._h = (self._within(each) for each in (self._inverse, self._between))
-        self.objective = float((self._inverse * wanted).sum())
 
     def changes(self, rows: Tensor, sign: int = 1) -> Tensor:
         """By how much the objective changes where a row is added (sign 1, not positive) or removed (-1), (n,)."""
@@ -44,9 +45,9 @@ class Information:
         columns = torch.kron(torch.eye(self.probs.shape[1], dtype=torch.float64), self.embedding[row].reshape(-1, 1))
         inverse, between = self._inverse @ columns, self._between @ columns  # (CD, C)
         middle = core @ inner @ core
-        cross = inverse @ core @ between.T
-        self._inverse += inverse @ core @ inverse.T
-        self._between += cross + cross.T + inverse @ middle @ inverse.T
+        self._inverse.addmm_(inverse @ core, inverse.T)
+        self._between.addmm_(inverse @ core, between.T).addmm_(between @ core.T, inverse.T)
+        self._between.addmm_(inverse @ middle, inverse.T)
         for start in range(0, len(self.embedding), ROWS):
             some = slice(start, start + ROWS)
             one, other = (self._against(some, each) for each in (inverse, between))  # (n, C, C)
@@ -102,7 +103,7 @@ def information(embedding: Tensor, probs: Tensor) -> Tensor:
 
 def principal_directions(embedding: Tensor, width: int, mean: Tensor | None = None) -> Tensor:
     """The directions in which features have the largest second moments, (D, width), orthonormal, each with its largest
-    entry positive.
+    entry positive; fp64.
 
     Args: embedding (N, D); width: at most D; mean: (D,), from which they are taken; None: from zero.
     """
@@ -110,7 +111,12 @@ def principal_directions(embedding: Tensor, width: int, mean: Tensor | None = No
     moments = sum((from_it := some.double() - origin).T @ from_it for some in embedding.split(ROWS))
     directions = torch.linalg.eigh(moments).eigenvectors[:, -width:].flip(1)
     signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
-    return (directions * signs).to(embedding.dtype)
+    return directions * signs
+
+
+def workspace_of_directions(width: int) -> int:
+    """Bytes that principal directions hold at most. Args: width: D."""
+    return 24 * width * width + 16 * ROWS * width
 
 
 def mean(points: Tensor) -> Tensor:
@@ -120,17 +126,18 @@ def mean(points: Tensor) -> Tensor:
 
 
 @full_precision()
-def projected(embedding: Tensor, directions: Tensor, mean: Tensor) -> Tensor:
-    """Embeddings (N, D) along directions (D, W), from their mean (D,): (N, W), in single precision."""
-    found = embedding.new_empty(len(embedding), directions.shape[1], dtype=torch.float32)
+def projected(embedding: Tensor, directions: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Embeddings (N, D) along directions (D, W), from a mean (D,) or from zero: (N, W), as precise as the directions."""
+    found = directions.new_empty(len(embedding), directions.shape[1])
     for some, row in zip(embedding.split(ROWS), found.split(ROWS), strict=True) if len(embedding) else ():
-        torch.mm(some.float() - mean, directions.float(), out=row)
+        some = some.to(directions.dtype)
+        torch.mm(some if mean is None else some - mean, directions, out=row)
     return found
 
 
 def workspace(rows: int, classes: int, width: int) -> int:
     """Bytes that `bait` holds at most. Args: rows: N; classes: C; width: D."""
-    return 8 * rows * (2 * classes * classes + 2 * classes + width) + 40 * (classes * width) ** 2
+    return 8 * rows * (2 * classes * classes + 2 * classes + width) + 32 * (classes * width) ** 2
 
 
 @full_precision()
@@ -154,19 +161,25 @@ def bait(
         embedding: (N, D); probs: (N, C).
         labeled_embedding: (L, D); labeled_probs: (L, C), as the model predicts them.
         query_size: K.
-        regularization: times the identity, of M.
+        regularization: times the identity, of M. At least a millionth of the longest row's squared length is taken: beside
+            rows that are longer double precision cannot tell what is left when one is taken out.
         oversample: so many times K rows are chosen at first.
-    Returns min(K, N) rows, in the order of choice, and the objective at first and after each step.
+    Returns min(K, N) rows, in the order of choice, and the objective at first and after each step. Raises ValueError where
+    features or probabilities are not finite.
     """
     embedding, labeled_embedding, probs = embedding.double(), labeled_embedding.double(), probs.double()
     count, labels = min(query_size, len(embedding)), len(labeled_embedding)
     share = query_size / max(1, labels + query_size)
-    known = regularization * torch.eye(probs.shape[1] * embedding.shape[1], dtype=torch.float64)
-    wanted = information(embedding, probs)
-    if labels:
-        of_labeled = information(labeled_embedding, labeled_probs)
-        wanted, known = wanted + of_labeled, known + of_labeled / (labels + query_size)
-    state = Information(embedding, probs, known, wanted / (len(embedding) + labels), share)
+    longest = max((float(each.square().sum(1).max()) for each in (embedding, labeled_embedding) if len(each)), default=0.0)
+    wanted, known = information(embedding, probs), information(labeled_embedding, labeled_probs.double())
+    wanted.add_(known).div_(max(1, len(embedding) + labels))
+    known.div_(max(1, labels + query_size)).diagonal().add_(max(regularization, _LEAST * longest))
+    inverse = torch.linalg.inv(known)
+    del known  # they are large
+    state = Information(embedding, probs, inverse, wanted, share)
+    del inverse, wanted
+    if not isfinite(state.objective):
+        raise ValueError("Fisher information needs finite features and probabilities, and some are NaN or infinite.")
     chosen, objectives = list[Tensor](), [state.objective]
     left = torch.ones(len(embedding), dtype=torch.bool)
     for _ in range(min(oversample * count, len(embedding))):
@@ -180,3 +193,6 @@ def bait(
         state.add(chosen.pop(least), sign=-1)
         objectives.append(state.objective)
     return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long), objectives
+
+
+_LEAST = 1e-6

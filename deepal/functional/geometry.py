@@ -141,12 +141,15 @@ class Geometry(ABC):
         return block.norm2
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:
-        """All rows, some at a time. Raises ValueError where rows are too long to be compared."""
+        """All rows, some at a time. Raises ValueError where rows are not finite, or too long to be
+        compared."""
         norm2 = []
         for start in range(0, len(self), ROWS):
             rows = slice(start, min(start + ROWS, len(self)))
             block = self.block(rows)
             if not block.norm2.isfinite().all():
+                if not all(each.isfinite().all() for each in self.wide(rows)):
+                    raise ValueError(f"of rows {rows.start} to {rows.stop - 1} some are NaN or infinite; leave them out.")
                 raise ValueError(
                     f"of rows {rows.start} to {rows.stop - 1} some are so much longer than the others that single "
                     f"precision cannot hold both; see what they are, or normalise the features."

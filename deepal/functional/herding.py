@@ -28,16 +28,16 @@ class Kernel(ABC):
     def __init__(self, points: Tensor, anchors: Tensor | None = None) -> None:
         self.points = points
         self.anchors = points if anchors is None else anchors
+        self.dtype = torch.float64 if points.dtype == torch.float64 else torch.float32  # in which they are compared
 
     @abstractmethod
     def between(self, points: Tensor, anchors: Tensor) -> Tensor:
-        """Similarities of some with others, (n, m), in [0, 1]."""
+        """Similarities of some with others, (n, m), in [0, 1], in `dtype`."""
 
     @full_precision()
     def cover(self, points: Tensor) -> Tensor:
         """How well each anchor is represented by these rows, (M,); not at all where there are none."""
-        points = points.to(self.points.dtype)
-        cover = self.anchors.new_zeros(len(self.anchors), dtype=_working(self.anchors))
+        cover = self.anchors.new_zeros(len(self.anchors), dtype=self.dtype)
         for some, best in zip(self.anchors.split(ROWS), cover.split(ROWS), strict=True):
             for each in points.split(ROWS) if len(points) else ():
                 torch.maximum(best, self.between(each, some).amax(0), out=best)
@@ -52,17 +52,17 @@ class Gaussian(Kernel):
     """
 
     def __init__(self, points: Tensor, anchors: Tensor | None = None, width: float = 1.0) -> None:
+        super().__init__(points, anchors)
+        self.width = width
         longest = max(
             (float(torch.linalg.vector_norm(some.float(), dim=1).max()) for some in points.split(ROWS) if len(some)),
             default=0.0,
         )
         if width < _NARROW * longest:
-            points, anchors = points.double(), None if anchors is None else anchors.double()
-        super().__init__(points, anchors)
-        self.width = width
+            self.dtype = torch.float64
 
     def between(self, points: Tensor, anchors: Tensor) -> Tensor:
-        points, anchors = points.to(_working(points)), anchors.to(_working(anchors))
+        points, anchors = points.to(self.dtype), anchors.to(self.dtype)
         norm2, of_anchors = (torch.linalg.vector_norm(each, dim=1).square() for each in (points, anchors))
         dist2 = torch.addmm(of_anchors, points, anchors.T, alpha=-2).add_(norm2.unsqueeze(1)).clamp_min_(0)
         return dist2.mul_(-1 / self.width**2).exp_()
@@ -75,12 +75,13 @@ class Cosine(Kernel):
     """The cosine of rows of length 1, or 0 where it is negative, as for the similarities of facility location."""
 
     def between(self, points: Tensor, anchors: Tensor) -> Tensor:
-        return (points.to(_working(points)) @ anchors.to(_working(anchors)).T).clamp_(0, 1)
+        return (points.to(self.dtype) @ anchors.to(self.dtype).T).clamp_(0, 1)
 
 
-def workspace(rows: int, anchors: int, width: int) -> int:
-    """Bytes that `herd` holds at most, with directions of the rows. Args: rows: N; anchors: M; width: D."""
-    return rows * (4 * width + 28) + 4 * anchors * width
+def workspace(rows: int, labeled: int, anchors: int, width: int) -> int:
+    """Bytes that `herd` holds at most, with directions of the rows and of what is labeled. Args: rows: N; labeled: L;
+    anchors: M; width: D."""
+    return rows * (4 * width + 28) + 4 * (labeled + anchors) * width
 
 
 @full_precision()
@@ -104,13 +105,16 @@ def herd(
         cover: (M,), how well each anchor is represented to begin with (`Kernel.cover` of what is labeled); not at all by
             default.
         work: gets how many gains were computed (`gains`).
-    Returns min(K, N) distinct rows, in the order of choice, and what each added. On a tie the lowest row wins.
+    Returns min(K, N) distinct rows, in the order of choice, and what each added. On a tie the lowest row wins, as far as
+    the precision of the kernel tells. Raises ValueError where a row, a weight or what is covered is not finite.
     """
     points, anchors = kernel.points, kernel.anchors
     work = Counter() if work is None else work
-    cover = anchors.new_zeros(len(anchors), dtype=_working(anchors)) if cover is None else cover.clone()
+    cover = anchors.new_zeros(len(anchors), dtype=kernel.dtype) if cover is None else cover.clone()
     weights = torch.ones_like(cover) if weights is None else weights.to(cover.dtype)
     bounds = _gains(kernel, torch.arange(len(points), device=points.device), weights, cover, work)
+    if not bounds.isfinite().all():
+        raise ValueError("herding needs finite features and weights, and some are NaN or infinite.")
     chosen, added = [], []
     for turn in range(min(query_size, len(points))):
         if turn:
@@ -206,8 +210,3 @@ def max_cover(balls: Balls, query_size: int, covered: Tensor, order: Tensor) -> 
     for turn in range(query_size):
         chosen[turn], added[turn] = cover.choose(cover.adds)
     return chosen, added
-
-
-def _working(points: Tensor) -> torch.dtype:
-    """Double precision stays; all else is computed in single."""
-    return torch.float64 if points.dtype == torch.float64 else torch.float32

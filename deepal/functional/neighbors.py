@@ -8,7 +8,7 @@ CPU, in three fourths of that time (`benchmarks/README.md`).
 from collections.abc import Callable
 from math import isqrt
 from types import ModuleType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1, index: Index = "fla
     differences, so that no digits are lost. What is as near as single precision can tell may change places.
 
     Returns squared distances (N, k), ascending, and their rows (N, k). Raises ValueError where k > M or a value is not
-    finite (FAISS would answer -1 silently), and where an approximate index finds less than k.
+    finite (FAISS would answer -1 silently), for an index of another name, and where an approximate one finds less than k.
 
     >>> nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0]]))[1]
     tensor([[1]])
@@ -39,6 +39,8 @@ def nearest(queries: Tensor, references: Tensor, k: int = 1, index: Index = "fla
         raise ValueError(f"k={k} neighbors were asked for, and there are {len(references)} references.")
     if not (_is_finite(queries) and _is_finite(references)):
         raise ValueError("nearest neighbors need finite features, and some are NaN or infinite.")
+    if index not in get_args(Index):
+        raise ValueError(f"index={index!r} must be one of {', '.join(get_args(Index))}.")
     geometry = Points(references)
     search = _exactly(geometry, k) if index == "flat" else _approximately(geometry, k, index)
     parts = []
@@ -84,7 +86,10 @@ class Balls(NamedTuple):
 @full_precision()
 def balls(points: Tensor, radius: float) -> Balls:
     """The balls of a radius, exactly: a row is within where its distance is less than the radius, as differences in double
-    precision say. It takes 4 bytes a pair of rows that are within, and no more than a block of rows besides."""
+    precision say. It takes 4 bytes a pair of rows that are within, and no more than a block of rows besides. Raises
+    ValueError where a value is not finite."""
+    if not _is_finite(points):
+        raise ValueError("balls need finite features, and some are NaN or infinite.")
     geometry = Points(points)
     every, limit = geometry.block(slice(None)), radius**2
     half, sizes, members = every.norm2 / -2, [], []
@@ -172,9 +177,9 @@ class _Clusters:
             self.mass.index_add_(0, of[some], mass, alpha=sign)
 
 
-def workspace(rows: int, clusters: int) -> int:
-    """Bytes that k-means and its medoids hold at most. Args: rows: N; clusters: k."""
-    return 72 * rows + 4 * ROWS * clusters
+def workspace(rows: int, clusters: int, width: int) -> int:
+    """Bytes that k-means and its medoids hold at most. Args: rows: N; clusters: k; width: D."""
+    return 72 * rows + 4 * ROWS * clusters + 21 * clusters * width
 
 
 def workspace_of_balls(rows: int) -> int:
@@ -203,7 +208,8 @@ def means(points: Tensor, assignment: Tensor) -> Tensor:
     """The centroids (k, D) of clusters, none of which is empty. Args: points: (N, D); assignment: (N,), from 0 to k - 1."""
     clusters = _Clusters(points, int(assignment.max()) + 1, None)
     clusters.become(assignment)
-    return clusters.means(points.new_zeros(clusters.sums.shape))
+    dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+    return clusters.means(points.new_zeros(clusters.sums.shape, dtype=dtype))
 
 
 def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:

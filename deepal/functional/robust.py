@@ -19,6 +19,11 @@ class Centers(NamedTuple):
     proven: bool
 
 
+def workspace(rows: int) -> int:
+    """Bytes that the search holds at most. Args: rows: N."""
+    return 50 * rows * rows
+
+
 def k_center(points: Tensor, centers: Tensor, query_size: int, outliers: int, nodes: int = 10_000) -> Centers:
     """The rows with the smallest radius there is, by bisection of all distances: for each, HiGHS looks for centers, or
     shows that there are none  (Sener & Savarese, 2018; their search of squared distances halves them, which leaves out the

@@ -231,6 +231,8 @@ def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torc
     """Let `strategy` select, and check that it chose as many distinct rows of the pool as it was asked for. What it
     computes once in a run is computed of this pool, unless the view has it."""
     query_size = min(query_size, len(view.pool))
+    if not query_size:
+        return Choice(torch.empty(0, dtype=torch.long))
     if not set(strategy.artifacts) <= view.pool.at_hand:
         view = replace(view, pool=view.pool.joined(strategy.once(view, query_size, generator)))
     choice = strategy.select(view, query_size, generator)

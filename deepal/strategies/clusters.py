@@ -41,6 +41,10 @@ class TypiClust(QueryStrategy):
     needs = {"pool": ("embedding",), "labeled": ("embedding",)}
     keeps_prefix = False
 
+    def __post_init__(self) -> None:
+        if self.max_clusters < 1 or self.min_size < 0 or self.neighbors < 1:
+            raise ValueError(f"{self!r} needs max_clusters and neighbors of at least 1, and a min_size of at least 0.")
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = directions(*one_a_sample(self, view.pool["embedding"], view.labeled["embedding"]))
         count = min(len(labeled) + query_size, self.max_clusters, len(labeled) + len(points))
@@ -50,7 +54,9 @@ class TypiClust(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         rows, clusters = sizes.pool + sizes.labeled, min(sizes.labeled + sizes.query_size, self.max_clusters)
-        return 8 * rows * sizes.embedding + neighbors.workspace(rows, clusters)  # directions, of both sets and together
+        return 8 * rows * sizes.embedding + neighbors.workspace(
+            rows, clusters, sizes.embedding
+        )  # directions, of both sets and together
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class WeightedKMeans(Composed):
 
     def workspace(self, sizes: Sizes) -> int:
         kept = min(round(self.factor * sizes.query_size), sizes.pool)
-        clustered = 4 * kept * sizes.embedding + neighbors.workspace(kept, sizes.query_size)
+        clustered = 4 * kept * sizes.embedding + neighbors.workspace(kept, sizes.query_size, sizes.embedding)
         return max(self.by.workspace(sizes), 4 * sizes.pool + clustered)
 
 

@@ -28,8 +28,8 @@ class MaxHerding(QueryStrategy):
     needs = {"pool": ("embedding",), "labeled": ("embedding",)}
 
     def __post_init__(self) -> None:
-        if not self.width > 0 or self.anchors < 1:
-            raise ValueError(f"{self!r} needs a width above 0, and anchors.")
+        if not self.width >= _NARROWEST or self.anchors < 1:
+            raise ValueError(f"{self!r} needs a width of at least {_NARROWEST}, and anchors.")
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = directions(*one_a_sample(self, view.pool["embedding"], view.labeled["embedding"]))
@@ -38,7 +38,7 @@ class MaxHerding(QueryStrategy):
         return Choice(rows, gains)
 
     def workspace(self, sizes: Sizes) -> int:
-        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
+        return herding.workspace(sizes.pool, sizes.labeled, min(self.anchors, sizes.pool), sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,16 @@ class UHerding(QueryStrategy):
         at = _some(len(points), self.anchors, generator)
         weights, width = torch.ones(len(at)), 1.0
         if len(labeled):
-            weights = uncertainty.margin(torch.softmax(logits[at].float() / self._temperature(view), -1))
-            width = _smallest_distance(labeled)
+            some = logits[at].double()
+            weights = uncertainty.margin(torch.softmax((some - some.amax(1, True)) / self._temperature(view), -1))
+            width = max(_NARROWEST, _smallest_distance(labeled))
         kernel = herding.Gaussian(points, points[at], width)
         rows, gains = herding.herd(kernel, query_size, weights, kernel.cover(labeled))
         return Choice(rows, gains, {"width": width})
 
     def workspace(self, sizes: Sizes) -> int:
-        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
+        compared = 8 * sizes.labeled * sizes.embedding  # labeled rows with each other
+        return compared + herding.workspace(sizes.pool, sizes.labeled, min(self.anchors, sizes.pool), sizes.embedding)
 
     def _temperature(self, view: View) -> float:
         if self.temperature is not None or not len(view.holdout):
@@ -96,6 +98,10 @@ class FacilityLocation(QueryStrategy):
     anchors: int = 20_000
     needs = {"pool": ("embedding",), "labeled": ("embedding",)}
 
+    def __post_init__(self) -> None:
+        if self.anchors < 1:
+            raise ValueError(f"{self!r} needs anchors.")
+
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = directions(*one_a_sample(self, view.pool["embedding"], view.labeled["embedding"]))
         kernel = herding.Cosine(points, points[_some(len(points), self.anchors, generator)])
@@ -103,7 +109,7 @@ class FacilityLocation(QueryStrategy):
         return Choice(rows, gains)
 
     def workspace(self, sizes: Sizes) -> int:
-        return herding.workspace(sizes.pool, min(self.anchors, sizes.pool), sizes.embedding)
+        return herding.workspace(sizes.pool, sizes.labeled, min(self.anchors, sizes.pool), sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class ProbCover(QueryStrategy):
     needs = {"pool": ("embedding",), "labeled": ("embedding",)}
 
     def __post_init__(self) -> None:
-        _refuse_radius(self, self.radius, self.purity)
+        _refuse_rule(self, self.radius, self.purity, self.classes)
 
     @property
     def keeps_prefix(self) -> bool:  # type: ignore[override]  # unless the radius comes of the query size
@@ -144,7 +150,7 @@ class ProbCover(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
-        directions = herding.workspace(sizes.pool, 0, sizes.embedding)
+        directions = herding.workspace(sizes.pool, sizes.labeled, 0, sizes.embedding)
         return directions + neighbors.workspace_of_balls(sizes.pool)
 
 
@@ -173,7 +179,7 @@ class DCoM(QueryStrategy):
     needs = {"pool": ("embedding", "probs"), "labeled": ("embedding",)}
 
     def __post_init__(self) -> None:
-        _refuse_radius(self, self.radius, self.purity)
+        _refuse_rule(self, self.radius, self.purity, self.classes)
 
     @property
     def keeps_prefix(self) -> bool:  # type: ignore[override]
@@ -198,8 +204,11 @@ class DCoM(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         """But for the balls, which the radius decides: 12 bytes for each row in each of them."""
-        directions = herding.workspace(sizes.pool, 0, sizes.embedding)
+        directions = herding.workspace(sizes.pool, sizes.labeled, 0, sizes.embedding)
         return 3 * directions + neighbors.workspace_of_balls(sizes.pool)  # with what is compared with what is labeled
+
+
+_NARROWEST = 1e-6  # a kernel between directions in single precision: within less there are copies alone
 
 
 def _some(count: int, most: int, generator: torch.Generator) -> Tensor:
@@ -230,9 +239,9 @@ def _pure_radius(points: Tensor, classes: int, purity: float, generator: torch.G
 _WIDEST = 2.0  # between directions
 
 
-def _refuse_radius(strategy: QueryStrategy, radius: float | None, purity: float) -> None:
-    if not (radius is None or radius > 0) or not 0 < purity <= 1:
-        raise ValueError(f"{strategy!r} needs a radius above 0, or None, and a purity above 0 and up to 1.")
+def _refuse_rule(strategy: QueryStrategy, radius: float | None, purity: float, classes: int | None) -> None:
+    if not (radius is None or radius > 0) or not 0 < purity <= 1 or not (classes is None or classes > 0):
+        raise ValueError(f"{strategy!r} needs a radius and classes above 0, or None, and a purity above 0 and up to 1.")
 
 
 def _warn_of_small_balls(strategy: QueryStrategy, radius: float, balls: neighbors.Balls, query_size: int) -> None:

@@ -40,8 +40,8 @@ class RobustCoreSet(QueryStrategy):
     keeps_prefix = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.outliers < 1:
-            raise ValueError(f"RobustCoreSet(outliers={self.outliers}) must be a share, from 0 to less than 1.")
+        if not 0 <= self.outliers < 1 or self.exact_up_to < 0:
+            raise ValueError(f"{self!r} needs outliers as a share, from 0 to less than 1, and exact_up_to of at least 0.")
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
@@ -52,7 +52,8 @@ class RobustCoreSet(QueryStrategy):
         return Choice(coverage.k_center(points, labeled, query_size, ignore=outliers))
 
     def workspace(self, sizes: Sizes) -> int:
-        return coverage.workspace(sizes.pool, sizes.labeled + sizes.query_size, sizes.embedding)
+        searched = robust.workspace(sizes.pool) if sizes.query_size < sizes.pool <= self.exact_up_to else 0
+        return searched + coverage.workspace(sizes.pool, sizes.labeled + sizes.query_size, sizes.embedding)
 
 
 @dataclass(frozen=True)
@@ -69,4 +70,4 @@ class KMeans(QueryStrategy):
         return Choice(neighbors.medoids(points, centroids, cluster))
 
     def workspace(self, sizes: Sizes) -> int:
-        return neighbors.workspace(sizes.pool, sizes.query_size)
+        return neighbors.workspace(sizes.pool, sizes.query_size, sizes.embedding)

@@ -1,6 +1,7 @@
 """Strategies over gradients of the last layer, in factored form (`functional.gradients`)."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
@@ -29,6 +30,8 @@ class BADGE(QueryStrategy):
     def __post_init__(self) -> None:
         if self.sketch is not None and self.sketch < 1:
             raise ValueError(f"BADGE(sketch={self.sketch}) must be at least 1.")
+        if self.first not in get_args(coverage.First):
+            raise ValueError(f"BADGE(first={self.first!r}) must be one of {', '.join(get_args(coverage.First))}.")
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
@@ -82,10 +85,9 @@ class BAIT(QueryStrategy):
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
         probs, embedding = one_a_sample(self, *view.pool["probs", "embedding"])
         labeled_probs, labeled = one_a_sample(self, *view.labeled["probs", "embedding"])
-        embedding, labeled = embedding.double(), labeled.double()
         if self.width is not None and self.width < embedding.shape[1]:
             directions = fisher.principal_directions(embedding, self.width)
-            embedding, labeled = embedding @ directions, labeled @ directions
+            embedding, labeled = (fisher.projected(each, directions) for each in (embedding, labeled))
         classes, width = probs.shape[1], embedding.shape[1]
         if classes * width > _WIDEST:
             raise ValueError(
@@ -99,7 +101,8 @@ class BAIT(QueryStrategy):
 
     def workspace(self, sizes: Sizes) -> int:
         width = min(self.width or sizes.embedding, sizes.embedding)
-        return fisher.workspace(sizes.pool + sizes.labeled, sizes.widths.get("probs", 0), width)
+        directions = fisher.workspace_of_directions(sizes.embedding) if width < sizes.embedding else 0
+        return directions + fisher.workspace(sizes.pool + sizes.labeled, sizes.widths.get("probs", 0), width)
 
 
-_WIDEST = 10_240  # 840 MB for each of five matrices
+_WIDEST = 10_240  # 840 MB for each of four matrices

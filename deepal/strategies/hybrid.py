@@ -101,16 +101,19 @@ class PerGroup(Composed):
         return self.of.keeps_prefix
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        """Longer and longer queries of `of`, until enough of one are within the limit; then its others, one more of each
-        group at a time."""
+        """Longer and longer queries of `of`, until one has as many within the limit as are wanted, or can be; then its
+        others, one more of each group at a time."""
         groups, state, asked = view.pool["group"], generator.get_state(), query_size
+        possible = int(groups.unique(return_counts=True)[1].clamp_max(self.limit).sum())
         while True:
             generator.set_state(state)  # the same coins for each length, so that longer queries begin like shorter ones
             choice = choose(self.of, view, asked, generator)
             turn = turns.occurrence(groups[choice.rows]) // self.limit
-            if int((turn == 0).sum()) >= query_size or asked >= len(view.pool):
+            if int((turn == 0).sum()) >= min(query_size, possible):
                 first = turn.sort(stable=True).indices[:query_size]
-                return Choice(choice.rows[first], None if choice.scores is None else choice.scores[first])
+                return replace(
+                    choice, rows=choice.rows[first], scores=None if choice.scores is None else choice.scores[first]
+                )
             asked *= 2
 
 
@@ -146,7 +149,10 @@ class Projected(Composed):
     def workspace(self, sizes: Sizes) -> int:
         width = min(self.width, sizes.embedding)
         rows = sizes.pool + sizes.labeled
-        return 4 * rows * width + self.of.workspace(replace(sizes, widths={**sizes.widths, "embedding": width}))
+        directions = fisher.workspace_of_directions(sizes.embedding) if width < sizes.embedding else 0
+        return (
+            4 * rows * width + directions + self.of.workspace(replace(sizes, widths={**sizes.widths, "embedding": width}))
+        )
 
     def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         return self.of.once(self._projected(view), query_size, generator)
@@ -162,7 +168,7 @@ class Projected(Composed):
         if "embedding" in self.needs.get("labeled", ()):
             sets["labeled"] = view.labeled
         mean = fisher.mean(points)
-        directions = fisher.principal_directions(points, self.width, mean)
+        directions = fisher.principal_directions(points, self.width, mean).float()
         joined = {
             of: each.joined({"embedding": fisher.projected(each["embedding"], directions, mean)})
             for of, each in sets.items()

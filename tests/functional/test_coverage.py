@@ -361,3 +361,11 @@ def test_the_engine_draws_what_bounds_that_know_all_distances_draw(name, first, 
             expected = coverage._sample(plain.Plain(geometry, len(points), known), generator(0), first)
             assert drawn.tolist() == expected.tolist()
             assert sorted(drawn.tolist()) == list(range(len(points)))
+
+
+def test_a_first_row_of_no_kind_and_values_that_are_none_are_refused():
+    points = torch.randn(30, 2)
+    with pytest.raises(ValueError, match=r"first='maxnorm' must be one of max_norm, uniform, norm"):
+        coverage.d2_sampling(Points(points), 3, torch.Generator(), "maxnorm")
+    with pytest.raises(ValueError, match="of rows 0 to 29 some are NaN or infinite"):
+        coverage.k_center(points.index_fill(0, torch.tensor([5]), torch.nan), points[:0], 5)

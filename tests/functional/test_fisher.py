@@ -49,7 +49,7 @@ def test_each_change_is_what_an_inverse_of_its_own_says(seed, regularization, we
     embedding, probs = made_up(seed, 8)
     rows = of(embedding, probs)
     wanted, known = rows.mean(0), regularization * torch.eye(9, dtype=torch.float64)
-    state = fisher.Information(embedding, probs, known.clone(), wanted, weight)
+    state = fisher.Information(embedding, probs, torch.linalg.inv(known), wanted, weight)
     every = torch.arange(8)
 
     def objective(matrix):
@@ -127,3 +127,28 @@ def test_no_rows_and_more_than_there_are():
     none = made_up(1, 0)
     assert fisher.bait(*made_up(0, 3), *none, 9)[0].sort().values.tolist() == [0, 1, 2]
     assert fisher.bait(*made_up(0, 0), *none, 2)[0].tolist() == []
+
+
+def test_beside_rows_that_are_very_long_the_objective_is_still_what_it_says():
+    generator = torch.Generator().manual_seed(1)
+    embedding = 1000 * torch.randn(80, 6, generator=generator, dtype=torch.float64)
+    probs = (3 * torch.randn(80, 4, generator=generator, dtype=torch.float64)).softmax(1)
+    rows, objectives = fisher.bait(embedding, probs, embedding[:0], probs[:0], 8, regularization=1e-2)
+    least = 1e-6 * float(embedding.square().sum(1).max())
+    known = least * torch.eye(24, dtype=torch.float64) + fisher.information(embedding[rows], probs[rows])
+    truth = float(torch.trace(torch.linalg.inv(known) @ fisher.information(embedding, probs))) / 80
+    assert objectives[-1] == pytest.approx(truth, rel=1e-3)
+    assert all(after >= before for before, after in pairwise(objectives[16:]))  # to leave one out helps nobody
+
+
+def test_what_is_not_finite_is_refused():
+    embedding, probs = made_up(0, 9)
+    embedding[3, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite"):
+        fisher.bait(embedding, probs, embedding[:0], probs[:0], 2)
+
+
+def test_directions_of_whole_numbers_are_not_whole_numbers():
+    points = torch.randint(0, 255, (50, 4), generator=torch.Generator().manual_seed(0))
+    expected = fisher.principal_directions(points.double(), 2)
+    assert torch.equal(fisher.principal_directions(points.to(torch.uint8), 2), expected)

@@ -143,3 +143,18 @@ def test_the_last_rows_of_a_set_can_be_chosen():
 def test_no_row_and_none_asked():
     assert herding.herd(herding.Gaussian(torch.zeros(0, 2)), 3)[0].tolist() == []
     assert herding.herd(herding.Gaussian(torch.zeros(2, 2)), 0)[0].tolist() == []
+
+
+def test_what_is_not_finite_is_refused():
+    points = torch.randn(20, 3)
+    wrong = points.index_fill(0, torch.tensor([5]), torch.nan)
+    for kernel, weights in ((herding.Gaussian(wrong), None), (herding.Gaussian(points), torch.full((20,), torch.nan))):
+        with pytest.raises(ValueError, match="herding needs finite features and weights"):
+            herding.herd(kernel, 4, weights)
+
+
+def test_a_narrow_kernel_holds_no_copy_in_double_precision():
+    points = torch.randn(20, 3)
+    kernel = herding.Gaussian(points, width=1e-3)
+    assert kernel.points is points
+    assert kernel.dtype == kernel.between(points, points).dtype == torch.float64

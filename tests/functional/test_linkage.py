@@ -36,6 +36,18 @@ def test_thousands_of_equal_rows_take_no_time():
     assert len(ours.average_linkage(torch.ones(20_000, 2), 4).unique()) == 4
 
 
+def test_rows_that_are_all_as_far_apart_are_merged_many_at_a_time(monkeypatch):
+    compared, original = [], ours._nearest
+    monkeypatch.setattr(ours, "_nearest", lambda *given: (compared.append(len(given[-1])), original(*given))[1])
+    assert len(ours.average_linkage(torch.eye(512), 10).unique()) == 10
+    assert sum(compared) < 20 * 512  # where one pair at a time is merged, 512 * 512 / 2
+
+
+def test_rows_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        ours.average_linkage(torch.tensor([[0.0], [torch.nan]]), 1)
+
+
 def test_one_row_and_none():
     assert ours.average_linkage(torch.ones(1, 2), 3).tolist() == [0]
     assert ours.average_linkage(torch.ones(0, 2), 3).tolist() == []

@@ -197,3 +197,16 @@ def test_fewer_distinct_points_than_clusters():
     points = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
     centroids, assignment = neighbors.k_means(points, 4, torch.Generator().manual_seed(0))
     assert sorted(neighbors.medoids(points, centroids, assignment).tolist()) == [0, 1, 2, 3]
+
+
+def test_an_index_that_there_is_not_and_values_that_are_none_are_refused():
+    points = torch.randn(30, 2)
+    with pytest.raises(ValueError, match=r"index='hsnw' must be one of flat, ivf, hnsw"):
+        neighbors.nearest(points, points, 2, index="hsnw")
+    with pytest.raises(ValueError, match="balls need finite features"):
+        neighbors.balls(points.index_fill(0, torch.tensor([5]), torch.nan), 1.0)
+
+
+def test_means_of_whole_numbers_are_not_whole_numbers():
+    means = neighbors.means(torch.tensor([[0], [1], [1]]), torch.zeros(3, dtype=torch.long))
+    assert means.tolist() == [[pytest.approx(2 / 3)]]

@@ -169,6 +169,24 @@ def test_a_group_is_asked_once_while_there_are_others():
     assert torch.bincount(twice).max() <= 4
 
 
+def test_where_there_are_few_groups_no_more_is_asked_than_can_help():
+    asked = []
+
+    @dataclass(frozen=True)
+    class Counted(QueryStrategy):
+        """Counts."""
+
+        def select(self, view, query_size, generator):
+            asked.append(query_size)
+            return Choice(torch.arange(query_size), torch.arange(query_size).float(), {"said": 1.0})
+
+    signals = testing.made_up_signals(600, 3) | {"group": torch.arange(600) % 3}
+    choice = testing.select_from(PerGroup(Counted(), limit=2), signals, 10)
+    assert asked == [10]
+    assert choice.rows.tolist() == list(range(10))
+    assert choice.notes == {"said": 1.0}
+
+
 @pytest.mark.parametrize("reduce", ["median", ""])
 def test_a_reduction_that_there_is_not_is_refused(reduce):
     with pytest.raises(ValueError, match=r"Entropy\(reduce=.*mean, max, sum"):

@@ -13,6 +13,7 @@ from deepal import testing
 from deepal.functional import geometry, neighbors, uncertainty
 from deepal.signals import Signals
 from deepal.strategies import (
+    BADGE,
     DCoM,
     FacilityLocation,
     KMeans,
@@ -21,6 +22,7 @@ from deepal.strategies import (
     Prefilter,
     ProbCover,
     Random,
+    RobustCoreSet,
     TypiClust,
     UHerding,
     View,
@@ -185,14 +187,31 @@ def test_weighted_clusters_lie_where_uncertainty_is():
 def test_what_cannot_be_is_refused():
     for wrong in (
         lambda: MaxHerding(width=0),
+        lambda: MaxHerding(width=1e-200),
+        lambda: FacilityLocation(anchors=0),
+        lambda: ProbCover(classes=-1),
+        lambda: TypiClust(neighbors=0),
+        lambda: TypiClust(max_clusters=0),
+        lambda: RobustCoreSet(exact_up_to=-1),
+        lambda: BADGE(first="maxnorm"),
         lambda: UHerding(temperature=-1),
         lambda: ProbCover(radius=-0.5),
         lambda: ProbCover(purity=0),
         lambda: DCoM(radius=0),
         lambda: WeightedKMeans(factor=0.5),
     ):
-        with pytest.raises(ValueError, match=r"at least 1|above 0"):
+        with pytest.raises(ValueError, match=r"at least|above 0|needs anchors|one of max_norm"):
             wrong()
+
+
+def test_the_smallest_temperature_there_is_leaves_no_doubt_but_numbers():
+    signals = {
+        "embedding": clusters(),
+        "logits": torch.randn(len(clusters()), 3, generator=torch.Generator().manual_seed(0)),
+    }
+    for temperature in (1e-40, 1e-320):
+        rows = deepal.select(UHerding(temperature=temperature), signals, labeled=[0, 1], query_size=3)
+        assert len(set(rows)) == 3
 
 
 def test_of_a_large_pool_some_rows_stand_for_all():

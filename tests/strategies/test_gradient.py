@@ -40,6 +40,7 @@ def test_a_sketch_keeps_distances_on_average():
 
 def test_all_principal_directions_lose_nothing_and_few_keep_the_largest():
     points = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 4, 3, 0.1, 0.1, 0.1])
+    points = points.double()
     whole = fisher.principal_directions(points, 6)
     assert torch.allclose(torch.cdist(points @ whole, points @ whole), torch.cdist(points, points), atol=1e-2)
     assert fisher.principal_directions(points, 3).abs().argmax(0).tolist() == [0, 1, 2]

@@ -45,6 +45,12 @@ def test_it_asks_what_the_strategy_asks_of_principal_components(seed, width):
     assert chosen == deepal.select(CoreSet(), {"embedding": both.float()}, [0, 1, 2, 3, 4], query_size=6)
 
 
+def test_of_whole_numbers_it_asks_what_it_asks_of_the_same_as_floats():
+    pixels = (20 * stretched(0)).round().clamp(0, 255)
+    expected = deepal.select(Projected(CoreSet(), 3), {"embedding": pixels}, query_size=9)
+    assert deepal.select(Projected(CoreSet(), 3), {"embedding": pixels.to(torch.uint8)}, query_size=9) == expected
+
+
 def test_where_there_are_no_more_features_it_is_the_strategy_itself():
     points = {"embedding": stretched(0)}
     assert deepal.select(Projected(MaxHerding(), 6), points, query_size=9) == (
