@@ -243,6 +243,11 @@ def test_the_command_prints_ids_and_writes_them_and_overwrites_nothing(files, ca
     assert lines[0] == "id,position,rank,score"
     assert [line.split(",")[0] for line in lines[1:]] == printed
     assert len(printed) == 3
+    with monkeypatch.context() as full:
+        full.setattr("deepal.tables.write", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+        with pytest.raises(SystemExit, match="no space left"):
+            cli.main([*command, "--out", "full.csv"])
+    assert capsys.readouterr().out.split() == printed  # what was chosen is not lost
     with pytest.raises(SystemExit, match=r"--signals names embedding twice; files of one array are a pattern"):
         cli.main(["select", "--signals", "embedding=embedding-0.npy", "embedding=embedding-1.npy", "--strategy", "CoreSet"])
     with pytest.raises(SystemExit, match=r"query.csv is there already"):
