@@ -1,8 +1,8 @@
 """Nearest neighbors, balls and k-means. N rows, D features. The one file that knows FAISS.
 
-Exact answers come from matrix products of torch, on whatever device the rows are on, and are the same where FAISS is not
-installed; on a CPU they take about as long as those of FAISS's exact index, or less. FAISS searches approximately, on a
-CPU, in three fourths of that time (`benchmarks/README.md`).
+Neighbors are found by FAISS on a CPU, exactly or nearly (`Index`), and by products of torch on other devices or without
+FAISS: the same, but for what is as near as single precision can tell. How far they are is computed here. Balls and
+k-means come from products of torch, of which the error is known (`benchmarks/README.md` has what takes how long).
 """
 
 from collections.abc import Callable
@@ -234,7 +234,6 @@ def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
 
 
 _QUERIES = 16384  # at a time
-_GROUP, _TILE = 32, 32  # references of which the nearest is found first; groups whose products stay in cache
 _CELLS, _LINKS, _BREADTH = 16, 32, 64  # cells that are looked into; links a row, and rows kept in sight, of a graph
 
 
@@ -262,29 +261,18 @@ def _together(rows: int) -> int:
 
 
 def _exactly(references: Points, k: int) -> Callable[[Block], Tensor]:
-    """A search among all references. The k nearest lie within the k groups of references whose nearest is nearest: so only
-    these groups are sorted. Group g of a tile of W groups has its references g, g + W, g + 2 W and so on."""
-    every = references.block(slice(None))
-    half, wide = every.norm2 / 2, min(_TILE, -(-len(every) // _GROUP))
-    size = _GROUP * wide
-    tiles = list(zip(every.factors[0].split(size), half.split(size), strict=True))
-    found = half.new_full((_together(len(every)), len(tiles), _GROUP, wide), torch.inf)  # |b|^2 / 2 - a.b
+    """A search among all references: FAISS's on a CPU, products of torch elsewhere, or where it is not installed."""
+    every, faiss = references.block(slice(None)), _faiss()
+    if faiss is not None and references.device.type == "cpu":
+        features = every.factors[0].numpy()
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        return lambda queries: torch.from_numpy(faiss.knn(queries.factors[0].numpy(), features, k)[1])
+    half = every.norm2 / 2
 
     def search(queries: Block) -> Tensor:
-        parts = []
-        for some in queries.factors[0].split(len(found)):
-            room = found[: len(some)]
-            least = room.new_empty(len(some), len(tiles), wide)
-            for place, (those, norm) in enumerate(tiles):  # a tile stays in cache while its groups are looked at
-                products = room[:, place].flatten(1)[:, : len(those)]
-                torch.sub(norm, torch.mm(some, those.T, out=products), out=products)
-                torch.amin(room[:, place], 1, out=least[:, place])
-            best = least.flatten(1).topk(min(k, len(tiles) * wide), largest=False, sorted=False).indices
-            first = best // wide * size + best % wide
-            members = (first.unsqueeze(1) + wide * torch.arange(_GROUP, device=first.device).unsqueeze(1)).flatten(1)
-            nearest = room.flatten(1).gather(1, members).topk(k, largest=False).indices
-            parts.append(members.gather(1, nearest))
-        return torch.cat(parts)
+        parts = queries.factors[0].split(_together(len(every)))
+        apart = (torch.addmm(half, some, every.factors[0].T, alpha=-1) for some in parts)  # |b|^2 / 2 - a.b
+        return torch.cat([each.topk(k, largest=False).indices for each in apart])
 
     return search
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from deepal.functional import neighbors
 
@@ -16,6 +17,17 @@ def cloud(seed, n, d=4):
     return torch.randn(n, d, generator=generator(seed))
 
 
+@pytest.fixture(params=["FAISS", "torch"])
+def searched_by(request, monkeypatch):
+    """Whether FAISS is there, or not."""
+    if request.param == "FAISS":
+        pytest.importorskip("faiss")
+    else:
+        monkeypatch.setattr(neighbors, "_faiss", lambda: None)
+
+
+@pytest.mark.usefixtures("searched_by")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seeds, st.integers(1, 5))
 def test_both_searches_find_the_nearest_by_brute_force(seed, k):
     queries, references = cloud(seed, 12), cloud(seed + 1, 9)
@@ -25,8 +37,9 @@ def test_both_searches_find_the_nearest_by_brute_force(seed, k):
     assert torch.allclose(dist2.double(), expected.values[:, :k], atol=1e-5)
 
 
+@pytest.mark.usefixtures("searched_by")
 @pytest.mark.parametrize("size", [1, 31, 33, 700, 5000])
-def test_groups_of_references_leave_no_neighbor_out(size):
+def test_many_references_leave_no_neighbor_out(size):
     queries, references = cloud(0, 100, 8), cloud(1, size, 8)
     for k in {1, min(7, size), min(100, size)}:
         dist2, rows = neighbors.nearest(queries, references, k)
@@ -35,13 +48,20 @@ def test_groups_of_references_leave_no_neighbor_out(size):
         assert torch.allclose(dist2.double(), expected.values, atol=1e-5)
 
 
-def test_faiss_finds_the_same_far_from_the_origin():
-    faiss = pytest.importorskip("faiss")
+@pytest.mark.usefixtures("searched_by")
+def test_far_from_the_origin_they_are_the_same():
     points = (100 + 0.1 * cloud(0, 300, 8).double()).float()
-    index = faiss.IndexFlatL2(8)
-    index.add((points[:50].double() - 100).float().numpy())
-    expected = torch.from_numpy(index.search((points.double() - 100).float().numpy(), 5)[1])
+    expected = torch.cdist(points.double(), points[:50].double()).topk(5, largest=False).indices
     assert torch.equal(neighbors.nearest(points, points[:50], 5)[1], expected)
+
+
+def test_of_real_images_both_find_the_same(monkeypatch):
+    pytest.importorskip("faiss")
+    points = torch.from_numpy(load_digits().data).float()
+    points += 1e-3 * cloud(0, *points.shape)  # pixels are whole numbers, and many distances equal
+    dist2, rows = neighbors.k_nearest(points, 20)
+    monkeypatch.setattr(neighbors, "_faiss", lambda: None)
+    assert all(torch.equal(one, other) for one, other in zip(neighbors.k_nearest(points, 20), (dist2, rows), strict=True))
 
 
 @pytest.mark.parametrize("index", ["ivf", "hnsw"])
