@@ -67,8 +67,7 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
         refuse_bad_name(run.name)
     if run.query_size < 1:
         raise ValueError(f"query_size={run.query_size} must be at least 1: it is how many labels a cycle asks for.")
-    if not 1 <= run.threads <= 1024:
-        raise ValueError(f"threads={run.threads} must be from 1 to 1024.")
+    refuse_bad_threads(run.threads)
     if run.test_every is not None and run.test_every < 1:
         raise ValueError(f"test_every={run.test_every} must be at least 1: it is in how many labels the model is tested.")
     if run.pool_subset is not None and run.pool_subset < run.query_size:
@@ -83,6 +82,12 @@ def refuse_bad_settings(run: Settings, first: int = 0, pool: int | None = None) 
             f"query_size={run.query_size} is larger than the pool, which holds {pool - first} images beside the {first} "
             f"initial labels; lower query_size."
         )
+
+
+def refuse_bad_threads(threads: int) -> None:
+    """Raises ValueError for a number of threads that there cannot be."""
+    if not 1 <= threads <= 1024:
+        raise ValueError(f"threads={threads} must be from 1 to 1024.")
 
 
 def _refuse_other_kinds(run: Settings) -> None:

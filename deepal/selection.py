@@ -16,7 +16,16 @@ from deepal.data import arrays
 from deepal.functional import gradients
 from deepal.room import Room, free_memory
 from deepal.signals import NAMES, Score, Signals, refuse_shape
-from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, refuse_query_size, warn_of_distances
+from deepal.strategies.base import (
+    Choice,
+    QueryStrategy,
+    Sizes,
+    View,
+    choose,
+    refuse_no_strategy,
+    refuse_query_size,
+    warn_of_distances,
+)
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +123,9 @@ class Selection:
         return needed - _OF_LABELED
 
     def _refuse_bad_options(self) -> None:
-        if not isinstance(self.strategy, QueryStrategy):
-            raise ValueError(f"strategy={self.strategy!r} must be a strategy, as CoreSet() is.")
-        if self.threads is not None and not 1 <= self.threads <= 1024:
-            raise ValueError(f"threads={self.threads} must be from 1 to 1024.")
+        refuse_no_strategy(self.strategy)
+        if self.threads is not None:
+            preflight.refuse_bad_threads(self.threads)
         known = sorted(self._needed | set(NAMES))
         for name in self.signals:
             if name not in known:

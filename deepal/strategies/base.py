@@ -263,6 +263,12 @@ def warn_of_distances(strategy: QueryStrategy, view: View) -> None:
 _CONTRAST = 1.25  # below it coverage methods lose half of what they gain on Random, and more (docs/reproduction.md)
 
 
+def refuse_no_strategy(strategy: Any) -> None:
+    """Raises ValueError for a name, a class or anything else that is none."""
+    if not isinstance(strategy, QueryStrategy):
+        raise ValueError(f"strategy={strategy!r} must be a strategy, as CoreSet() is.")
+
+
 def refuse_query_size(query_size: int, free: int) -> None:
     """Raises ValueError where so many cannot be chosen of so many samples."""
     if not free:
@@ -295,8 +301,7 @@ def select(
     >>> select(Margin(), {"probs": [[0.9, 0.1], [0.5, 0.5], [0.6, 0.4]]}, labeled=[1], query_size=1)
     [2]
     """
-    if not isinstance(strategy, QueryStrategy):
-        raise ValueError(f"strategy={strategy!r} must be a strategy, as CoreSet() is.")
+    refuse_no_strategy(strategy)
     whole = Signals.of({name: torch.as_tensor(array) for name, array in pool.items()})
     if isinstance(labeled, Mapping) and labeled:
         known = Signals.of({name: torch.as_tensor(array) for name, array in labeled.items()})
