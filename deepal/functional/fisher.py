@@ -195,4 +195,4 @@ def bait(
     return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long), objectives
 
 
-_LEAST = 1e-6
+_LEAST = 1e-6  # of the longest row's squared length

@@ -37,6 +37,11 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+def working(points: Tensor) -> torch.dtype:
+    """What rows are computed in: double precision where they have it, and single where they have less, or whole numbers."""
+    return torch.float64 if points.dtype == torch.float64 else torch.float32
+
+
 Wide = tuple[Tensor, ...]
 """The factors of some rows, (n, D) each, fp64."""
 
@@ -238,9 +243,7 @@ def directions(points: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     rows, made = in_cache(points.shape[1]), []
     mean = torch.stack([some.sum(0, dtype=torch.float64) for some in points.split(rows)]).sum(0) / max(1, len(points))
     for each in (points, *others):
-        moved = torch.empty(
-            each.shape, dtype=torch.float64 if each.dtype == torch.float64 else torch.float32, device=each.device
-        )
+        moved = torch.empty(each.shape, dtype=working(each), device=each.device)
         for some, place in zip(each.split(rows), moved.split(rows), strict=True):
             place.copy_(some.double() - mean)
             place /= torch.linalg.vector_norm(place, dim=1, keepdim=True).clamp_min(torch.finfo(place.dtype).tiny)
@@ -261,7 +264,7 @@ def _taken(factor: Tensor, rows: Tensor | slice) -> Tensor:
 def _sample(rows: Tensor) -> Tensor:
     """Some rows, evenly, in single precision or better; a row of zeros where there are none."""
     some = rows[:: max(1, len(rows) // ROWS)] if len(rows) else rows.new_zeros(1, rows.shape[1])
-    return some if some.dtype == torch.float64 else some.float()
+    return some.to(working(some))
 
 
 def _power_of_two(sample: Tensor) -> float:

@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from deepal.functional.geometry import ROWS, full_precision
+from deepal.functional.geometry import ROWS, full_precision, working
 from deepal.functional.neighbors import Balls
 
 
@@ -28,7 +28,7 @@ class Kernel(ABC):
     def __init__(self, points: Tensor, anchors: Tensor | None = None) -> None:
         self.points = points
         self.anchors = points if anchors is None else anchors
-        self.dtype = torch.float64 if points.dtype == torch.float64 else torch.float32  # in which they are compared
+        self.dtype = working(points)  # in which they are compared
 
     @abstractmethod
     def between(self, points: Tensor, anchors: Tensor) -> Tensor:

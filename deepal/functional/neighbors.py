@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import coverage
-from deepal.functional.geometry import ROWS, Block, Points, full_precision, in_cache
+from deepal.functional.geometry import ROWS, Block, Points, full_precision, in_cache, working
 
 Index = Literal["flat", "ivf", "hnsw"]
 """How neighbors are searched for: `flat` is exact. `ivf` looks into the sixteen nearest of some square root of M cells, and
@@ -125,8 +125,7 @@ def k_means(
     Returns centroids (k, D) and the cluster of each point (N,).
     """
     geometry = Points(points)
-    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")]
-    centroids = centroids if points.dtype == torch.float64 else centroids.float()
+    centroids = points[coverage.d2_sampling(geometry, k, generator, first="uniform")].to(working(points))
     clusters, assignment = _Clusters(points, k, weights), _assigned(geometry, centroids)
     for _ in range(iterations):
         clusters.become(assignment)
@@ -208,8 +207,7 @@ def means(points: Tensor, assignment: Tensor) -> Tensor:
     """The centroids (k, D) of clusters, none of which is empty. Args: points: (N, D); assignment: (N,), from 0 to k - 1."""
     clusters = _Clusters(points, int(assignment.max()) + 1, None)
     clusters.become(assignment)
-    dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
-    return clusters.means(points.new_zeros(clusters.sums.shape, dtype=dtype))
+    return clusters.means(points.new_zeros(clusters.sums.shape, dtype=working(points)))
 
 
 def medoids(points: Tensor, centroids: Tensor, assignment: Tensor) -> Tensor:
@@ -250,7 +248,7 @@ def _apart(queries: Tensor, references: Tensor, rows: Tensor) -> Tensor:
     for some, own, of in zip(dist2.split(size), queries.split(size), rows.split(size), strict=True):
         for each in range(rows.shape[1]):
             other = references[of[:, each]]
-            apart = own - other if own.dtype == torch.float64 else own.float() - other.float()
+            apart = own.to(working(own)) - other.to(working(own))
             some[:, each] = apart.float().square_().sum(1)
     return dist2
 
