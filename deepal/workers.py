@@ -126,7 +126,10 @@ def _started(study: Work, session: str, number: int) -> BaseProcess:
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_work, args=(study, session, _gpu(number)), daemon=True)
     try:
-        process.start()
+        try:
+            process.start()
+        except (EOFError, ConnectionError):  # the fork server was killed just now; the next start makes another
+            process.start()
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise ValueError(
             f"workers: the study has to be sent to other processes, and a part of it cannot be ({error}); take a class, or "

@@ -7,9 +7,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,19 @@ def test_workers_killed_at_random_instants(undisturbed, tmp_path, seed):
     made(tmp_path).run(workers=2)
     assert killed
     assert without_times(tmp_path / "study") == undisturbed[1]
+
+
+def test_a_worker_starts_though_the_process_that_starts_them_is_killed_meanwhile(tmp_path):
+    """Its end is not known yet when it is asked for a worker, and it never answers."""
+    study = made(tmp_path, strategies=[Random()], ceiling=False, seeds=1)
+    forkserver.ensure_running()
+    server = forkserver._forkserver._forkserver_pid
+    os.kill(server, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, (server, signal.SIGKILL)).start()
+    worker = workers._started(study, "a session", 0)
+    worker.join()
+    assert worker.exitcode == 0
+    assert [each.finished for each in study.records()] == [True]
 
 
 def _kill(pid):
