@@ -32,7 +32,7 @@ OURS = (
 
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
-_READ_OFF = ("logits", "probs", "embedding", "logit_gradient")
+_READ_OFF = ("logits", "probs", "embedding", "logit_gradient", "flip_distance")
 _KNOWN_OF_LABELED = {"target", "cycle"}
 
 
@@ -170,9 +170,11 @@ def refuse_bad_needs(
                     f"probes=[MCDropout()]."
                 )
             able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
+            probe = next((each.__name__ for each in _subclasses(Probe) if getattr(each, "says", None) == name), None)
             raise ValueError(
                 f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
-                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or a probe."
+                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
+                f"{f'have it read: probes=[{probe}()]' if probe else 'a probe'}."
             )
 
 

@@ -4,6 +4,8 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
 
     logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
     target (B,)        gradient_embedding (B, C*D)  cycle (B,)            group (B,)
+    flip_distance (B,), how far an embedding moves along the gradient of its loss until another class is predicted
+    gradient_length (B,), of the whole network, on average over the labels that the model expects
     mc_probs (B, K, C), of K draws from a posterior, the same draws for all rows where a strategy reads rows together
 
 Where a sample has sites (labels, pixels), they are axes before the last: probs (B, L, 2), mc_probs (B, K, H, W, C).
@@ -19,7 +21,10 @@ from typing import Any, Protocol, overload
 import torch
 from torch import Tensor
 
-NAMES = ("logits", "probs", "embedding", "logit_gradient", "gradient_embedding", "mc_probs", "group")
+NAMES = (
+    "logits", "probs", "embedding", "logit_gradient", "gradient_embedding", "mc_probs", "group", "flip_distance",
+    "gradient_length",
+)  # fmt: skip
 """Of the signals in use that a pool may have."""
 
 Score = Callable[[Mapping[str, Tensor]], Tensor]

@@ -6,7 +6,7 @@ from dataclasses import is_dataclass
 import torch
 from torch import Tensor
 
-from deepal.functional import gradients
+from deepal.functional import gradients, mixing
 from deepal.signals import NonFiniteError, Score, Signals
 from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, choose
 
@@ -49,7 +49,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
     """Every signal that a module of deepal says, of `size` samples that never were."""
     generator = torch.Generator().manual_seed(seed)
     logits, embedding = 2 * torch.randn(size, classes, generator=generator), torch.randn(size, width, generator=generator)
-    error = gradients.logit_gradient(logits)
+    error, head = gradients.logit_gradient(logits), torch.randn(classes, width, generator=generator)
     return {
         "logits": logits,
         "probs": torch.softmax(logits, -1),
@@ -57,6 +57,8 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
         "embedding": embedding,
         "logit_gradient": error,
         "gradient_embedding": gradients.gradient_embedding(error, embedding),
+        "gradient_length": gradients.expected_gradient_length(torch.softmax(logits, -1), embedding),
+        "flip_distance": mixing.flip_distance(logits, error, head),
         "target": torch.randint(classes, (size,), generator=generator),
         "cycle": torch.zeros(size, dtype=torch.long),
         "group": torch.randint(max(size, 1), (size,), generator=generator),

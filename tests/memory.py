@@ -29,6 +29,8 @@ def signals(rows, width, classes, names, seed):
             some.normal_(generator=generator)
             if name == "probs":
                 some.copy_(torch.softmax(some, 1))
+    if "flip_distance" in names:
+        made["flip_distance"] = torch.zeros(rows)  # all are candidates, and clustered
     return made
 
 

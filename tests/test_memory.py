@@ -36,6 +36,8 @@ SELECTIONS = {  # pool, width, classes, query size, labeled; each term of an est
     "BAIT()": (200, 400, 10, 1, 50),
     "BAIT(width=4)": (80_000, 16, 22, 1, 50),
     "BAIT(width=3)": (60_000, 3500, 2, 1, 50),
+    "CAL()": (10_000, 1024, 10, 100, 60_000),
+    "ALFAMix()": (200_000, 512, 2, 100, 50),
     "Projected(CoreSet(), 64)": (1_000_000, 80, 2, 5, 50),
     "Projected(CoreSet(), 8)": (100_000, 3000, 2, 3, 1000),
 }

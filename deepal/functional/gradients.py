@@ -8,8 +8,12 @@ For a linear head, z = W h + b, and the cross-entropy to label y, the gradient b
 So nothing here holds N x C x D, except `gradient_embedding`, which is for small things and for tests.
 """
 
+from math import sqrt
+
 import torch
 from torch import Tensor
+
+from deepal.functional.geometry import working
 
 
 def logit_gradient(logits: Tensor) -> Tensor:
@@ -23,10 +27,7 @@ def logit_gradient(logits: Tensor) -> Tensor:
     >>> logit_gradient(torch.tensor([[0.0, 0.0]]))
     tensor([[-0.5000,  0.5000]])
     """
-    probs = torch.softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, -1)
-    predicted = logits.argmax(-1, keepdim=True)
-    others = probs.scatter(-1, predicted, 0.0)
-    return others.scatter(-1, predicted, -others.sum(-1, keepdim=True))
+    return label_gradients(logits, logits.argmax(-1, keepdim=True)).squeeze(-2)
 
 
 def label_gradient(logits: Tensor) -> Tensor:
@@ -40,8 +41,21 @@ def label_gradient(logits: Tensor) -> Tensor:
     >>> label_gradient(torch.tensor([0.0, 10.0]))
     tensor([ 5.0000e-01, -4.5398e-05])
     """
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logits = logits.to(working(logits))
     return torch.where(logits > 0, -1, 1) * torch.sigmoid(-logits.abs())
+
+
+def label_gradients(logits: Tensor, labels: Tensor) -> Tensor:
+    """Gradients of the cross-entropy to each of some labels by the logits: softmax(z) - onehot(y).
+
+    The entry of the label itself is summed from the others, as in `logit_gradient`.
+
+    Args: logits (..., C), labels (..., K). Returns (..., K, C); rows sum to 0.
+    """
+    probs = torch.softmax(logits.to(working(logits)), -1).unsqueeze(-2)
+    own = labels.unsqueeze(-1)
+    others = probs.expand(*labels.shape, -1).scatter(-1, own, 0.0)
+    return others.scatter(-1, own, -others.sum(-1, keepdim=True))
 
 
 def gradient_embedding(logit_gradient: Tensor, embedding: Tensor) -> Tensor:
@@ -53,6 +67,60 @@ def gradient_embedding(logit_gradient: Tensor, embedding: Tensor) -> Tensor:
     tensor([[-0.5000, -1.0000,  0.5000,  1.0000]])
     """
     return (logit_gradient.unsqueeze(-1) * embedding.unsqueeze(-2)).flatten(1)
+
+
+def sketched_gradient(logit_gradient: Tensor, embedding: Tensor, width: int, generator: torch.Generator) -> Tensor:
+    """The dense gradient projected on random directions, each of them an outer product of signs, so that it is never
+    built: inner products are those of the dense gradients on average  (Kar & Karnick, 2012).
+
+    Args: logit_gradient (N, C), embedding (N, D). Returns (N, width).
+    """
+    by_class, by_feature = (
+        random_directions(each.shape[1], width, generator).to(each) for each in (logit_gradient, embedding)
+    )
+    return (logit_gradient @ by_class) * (embedding @ by_feature) * sqrt(width)
+
+
+def error_lengths(probs: Tensor) -> Tensor:
+    """How long the gradient by the logits would be for each label: |p - onehot(y)|, for every y.
+
+    As in `logit_gradient`, 1 - p is summed from the other classes where it is small, and not squared before it has been
+    scaled, so that confident rows keep their digits.
+
+    Args: probs (..., C). Returns (..., C), within [0, sqrt(2)].
+
+    >>> error_lengths(torch.tensor([0.5, 0.5]))
+    tensor([0.7071, 0.7071])
+    """
+    most, predicted = probs.max(-1, keepdim=True)
+    others = probs.scatter(-1, predicted, 0.0)
+    rest = others.sum(-1, keepdim=True)
+    shares = (others / rest.clamp_min(torch.finfo(probs.dtype).tiny)).square().sum(-1, keepdim=True)
+    squares = others.square().sum(-1, keepdim=True) - others.square()
+    lengths = (squares.clamp_min(0) + most.square() + (most + rest - others).square()).sqrt()
+    return lengths.scatter(-1, predicted, rest * (shares + 1).sqrt())
+
+
+def expected_gradient_length(probs: Tensor, embedding: Tensor, bias: bool = False) -> Tensor:
+    """How long the gradient of the last layer is on average over the labels that the model expects:
+
+        sum_y p_y |g_y| = |h| sum_y p_y |p - onehot(y)|    (Settles & Craven, 2008).
+
+    The gradient's expectation is zero; it is the length that is averaged, and it is the Euclidean one.
+
+    Args:
+        probs (N, C), embedding (N, D).
+        bias: whether the layer has one: h is then (h, 1).
+    Returns (N,), within [0, sqrt(2) |h|]; 0 where the model is sure.
+
+    >>> expected_gradient_length(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[3.0, 4.0], [3.0, 4.0]]))
+    tensor([3.5355, 0.0000])
+    """
+    probs, embedding = (each.to(working(each)) for each in (probs, embedding))
+    length = embedding.norm(dim=-1)
+    if bias:
+        length = torch.hypot(length, torch.ones_like(length))
+    return length * (probs * error_lengths(probs)).sum(-1)
 
 
 def random_directions(width: int, count: int, generator: torch.Generator) -> Tensor:

@@ -10,15 +10,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from deepal.functional import gradients
+from deepal.functional import gradients, mixing
 
 Activation = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Makes a LightningModule say `logits`, `probs`, `embedding` and `logit_gradient`, read off its last linear layer while
-    its own `forward` runs. The module that comes of it *is* theirs: its steps, losses, optimizers, hooks and weights.
+    """Makes a LightningModule say `logits`, `probs`, `embedding`, `logit_gradient` and, with a softmax, `flip_distance`,
+    read off its last linear layer while its own `forward` runs. The module that comes of it *is* theirs: its steps, losses,
+    optimizers, hooks and weights.
 
     A linear layer over vectors says one embedding (B, D) and one row of logits (B, C) a sample; one over tokens, and a
     1 x 1 convolution, say them for each site, channels last: logits (B, H, W, C). With a sigmoid each of L logits is a
@@ -95,8 +96,16 @@ class Voice(nn.Module):
         """The gradient of the loss to what is predicted by the logits, in the shape of the logits."""
         return self.say(images, ("logit_gradient",))["logit_gradient"]
 
+    @property
+    def flip_distance(self) -> Callable[[Any], Tensor]:
+        """A function from images to how far the embedding moves along the gradient of its loss until another class is
+        predicted, (B,). There is none for labels, of which several may be right."""
+        if self.adapter.activation != "softmax":
+            raise AttributeError("many labels do not flip together")
+        return lambda images: self.say(images, ("flip_distance",))["flip_distance"]
+
     def say(self, images: Any, names: Sequence[str]) -> dict[str, Tensor]:
-        """Several signals by name, from one forward pass: these four, and what the module has methods for."""
+        """Several signals by name, from one forward pass: these five, and what the module has methods for."""
         adapter = self.adapter
         with (
             _read_off(self.module, adapter.head) as seen,
@@ -109,6 +118,7 @@ class Voice(nn.Module):
             "logits": lambda: logits,
             "probs": lambda: _PROBS[adapter.activation](logits.float()),
             "logit_gradient": lambda: _GRADIENTS[adapter.activation](logits),
+            "flip_distance": lambda: mixing.flip_distance(logits, gradients.logit_gradient(logits), seen.weight),
         }
         return {name: say[name]() if name in say else getattr(self.module, name)(images) for name in names}
 
@@ -130,7 +140,7 @@ def _part(batch: Any, inputs: str | int) -> Any:
 
 
 class _Seen:
-    """The input and the output of a linear layer, channels last."""
+    """The input, the output and the weights (C, D) of a linear layer, channels last."""
 
     def __init__(self) -> None:
         self.calls: dict[nn.Module, int] = {}
@@ -138,6 +148,7 @@ class _Seen:
     def __call__(self, layer: nn.Module, inputs: tuple, output: Tensor) -> None:
         self.calls[layer] = self.calls.get(layer, 0) + 1
         self.embedding, self.logits = _channels_last(layer, inputs[0]), _channels_last(layer, output)
+        self.weight = layer.weight.flatten(1)
 
 
 @contextmanager

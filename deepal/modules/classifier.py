@@ -10,7 +10,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from deepal.functional import gradients
+from deepal.functional import gradients, mixing
 from deepal.modules.measured import Measured
 from deepal.nn import MLP, Frozen, Network, Trunk
 from deepal.probes import Posterior
@@ -18,8 +18,8 @@ from deepal.task import Task
 
 
 class Classifier(Measured):
-    """A backbone trained with cross-entropy, that says `logits`, `probs`, `embedding`, `logit_gradient` and
-    `gradient_embedding` of images.
+    """A backbone trained with cross-entropy, that says `logits`, `probs`, `embedding`, `logit_gradient`, `flip_distance`
+    and `gradient_embedding` of images.
 
     It is a recipe until the data is known: the network is drawn by `configure_network`, anew in each cycle.
 
@@ -34,6 +34,8 @@ class Classifier(Measured):
         frozen: train the last layer alone (and hidden ones that `Headed` puts before it); the features below keep their
             weights and their batch norm statistics, the same in each cycle. A run reads each image once, unless there is
             augmentation, and trains on rows of features.
+        gradient_sketch: `gradient_embedding` says so many random projections of the gradient in place of classes times
+            features, for many of them.
         metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside the others.
     """
 
@@ -48,13 +50,17 @@ class Classifier(Measured):
         posterior: Posterior | None = None,
         weight_penalty: float = 0.0,
         frozen: bool = False,
+        gradient_sketch: int | None = None,
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__(metrics)
         if posterior is not None and not isinstance(posterior, Posterior):
             raise ValueError(f"Classifier(posterior={posterior!r}) must be a posterior: MCDropout(draws=20), say.")
         self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
+        if gradient_sketch is not None and gradient_sketch < 1:
+            raise ValueError(f"Classifier(gradient_sketch={gradient_sketch}) must be at least 1, or None for none.")
         self.posterior, self.weight_penalty, self.frozen = posterior, weight_penalty, frozen
+        self.gradient_sketch = gradient_sketch
         self.trunk = Trunk()
 
     def configure_network(self, task: Task) -> None:
@@ -90,9 +96,16 @@ class Classifier(Measured):
         return gradients.logit_gradient(self.logits(images))
 
     def gradient_embedding(self, images: Tensor) -> Tensor:
-        """The dense gradient by the last layer's weights, (B, C * D): for small things."""
-        said = self.say(images, ("logit_gradient", "embedding"))
-        return gradients.gradient_embedding(said["logit_gradient"], said["embedding"])
+        """The gradient by the last layer's weights, (B, C * D), which is for small things; or a sketch of it."""
+        error, embedding = self.say(images, ("logit_gradient", "embedding")).values()
+        if self.gradient_sketch is None:
+            return gradients.gradient_embedding(error, embedding)
+        same_for_all = torch.Generator().manual_seed(0)
+        return gradients.sketched_gradient(error, embedding, self.gradient_sketch, same_for_all)
+
+    def flip_distance(self, images: Tensor) -> Tensor:
+        """How far the embedding moves along the gradient of its loss until another class is predicted, (B,)."""
+        return self.say(images, ("flip_distance",))["flip_distance"]
 
     @property
     def mc_probs(self) -> Callable[[Tensor], Tensor]:
@@ -120,6 +133,9 @@ class Classifier(Measured):
             "logits": lambda: logits,
             "probs": lambda: torch.softmax(logits.float(), -1),
             "logit_gradient": lambda: gradients.logit_gradient(logits),
+            "flip_distance": lambda: mixing.flip_distance(
+                logits, gradients.logit_gradient(logits), self.network.head.weight
+            ),
         }
         return {name: shared[name]() if name in shared else getattr(self, name)(images) for name in names}
 

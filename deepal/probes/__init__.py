@@ -2,7 +2,8 @@
 
 from deepal.probes.base import Probe
 from deepal.probes.dropout import MCDropout
+from deepal.probes.gradient_length import GradientLength
 from deepal.probes.laplace import Laplace
 from deepal.probes.posterior import Posterior
 
-__all__ = ["Laplace", "MCDropout", "Posterior", "Probe"]
+__all__ = ["GradientLength", "Laplace", "MCDropout", "Posterior", "Probe"]

@@ -12,10 +12,12 @@ from deepal.strategies.bayesian import (
     VoteEntropy,
 )
 from deepal.strategies.clusters import ClusterMargin, TypiClust, WeightedKMeans
+from deepal.strategies.contrast import CAL
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
-from deepal.strategies.gradient import BADGE, BAIT
+from deepal.strategies.gradient import BADGE, BAIT, EGL
 from deepal.strategies.hybrid import PerGroup, Prefilter, Projected, Stochastic
+from deepal.strategies.mixing import ALFAMix
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
@@ -23,7 +25,10 @@ __all__ = [
     "BADGE",
     "BAIT",
     "BALD",
+    "CAL",
+    "EGL",
     "EPIG",
+    "ALFAMix",
     "Acquisition",
     "BatchBALD",
     "Choice",

@@ -1,13 +1,44 @@
 """Strategies over gradients of the last layer, in factored form (`functional.gradients`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from deepal.functional import coverage, fisher, gradients
 from deepal.functional.geometry import FactoredGradients
-from deepal.strategies.base import Choice, Needs, QueryStrategy, Sizes, View, one_a_sample
+from deepal.strategies.base import Acquisition, Choice, Needs, QueryStrategy, Sizes, View, one_a_sample
+
+
+@dataclass(frozen=True)
+class EGL(Acquisition):
+    """Where a label would change the model most: the length of the gradient, on average over the labels that the model
+    expects (Settles & Craven, 2008).
+
+    Args:
+        whole_network: read the gradient of all weights, by `probes=[GradientLength()]`, which takes a backward pass for
+            each sample and label; else of the last layer, in closed form.
+        bias: whether the last layer has one.
+    """
+
+    whole_network: bool = False
+    bias: bool = True
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return {"pool": ("gradient_length",) if self.whole_network else ("probs", "embedding")}
+
+    @property
+    def of_last_layer(self) -> bool:  # type: ignore[override]
+        return not self.whole_network
+
+    def score(self, signals: Mapping[str, Tensor]) -> Tensor:
+        if self.whole_network:
+            return signals["gradient_length"]
+        probs, embedding = one_a_sample(self, signals["probs"], signals["embedding"])
+        return gradients.expected_gradient_length(probs, embedding, self.bias)
 
 
 @dataclass(frozen=True)

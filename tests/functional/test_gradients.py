@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +76,69 @@ def test_with_two_classes_the_gradient_is_the_doubt_times_the_features(seed):
     p = torch.softmax(logits, -1).amax(-1, keepdim=True)
     norms = gradients.gradient_embedding(gradients.logit_gradient(logits), hidden).norm(dim=1, keepdim=True)
     assert torch.allclose(norms, 2**0.5 * (1 - p) * hidden.norm(dim=1, keepdim=True))
+
+
+@given(seeds, st.booleans())
+def test_the_expected_gradient_length_is_what_a_loop_over_labels_finds(seed, bias):
+    weight, shift, hidden = random(seed, 4, 3), random(seed + 2, 4), random(seed + 1, 6, 3)
+    logits = hidden @ weight.T + bias * shift
+
+    def length(row, label):
+        trained = [weight.clone().requires_grad_(), *([shift.clone().requires_grad_()] if bias else [])]
+        said = trained[0] @ hidden[row] + (trained[1] if bias else 0)
+        loss = torch.nn.functional.cross_entropy(said.unsqueeze(0), torch.tensor([label]))
+        return torch.cat([each.flatten() for each in torch.autograd.grad(loss, trained)]).norm()
+
+    probs = torch.softmax(logits, 1)
+    expected = torch.stack([sum(probs[row, label] * length(row, label) for label in range(4)) for row in range(6)])
+    assert torch.allclose(gradients.expected_gradient_length(probs, hidden, bias), expected)
+
+
+@given(seeds)
+def test_squared_lengths_of_the_error_have_the_gini_impurity_for_their_mean(seed):
+    """sum_y p_y |p - onehot(y)|^2 = 1 - sum p^2, the trace of the Fisher information by the logits."""
+    probs = torch.softmax(random(seed, 8, 5), 1)
+    expected = 1 - probs.square().sum(1)
+    assert torch.allclose((probs * gradients.error_lengths(probs).square()).sum(1), expected)
+
+
+def test_lengths_are_euclidean_and_are_averaged_rather_than_the_gradients():
+    """Published code sums absolute values; and the average gradient over the labels is zero."""
+    probs, hidden = torch.tensor([[0.5, 0.5]]), torch.tensor([[3.0, 4.0]])
+    assert float(gradients.expected_gradient_length(probs, hidden)) == pytest.approx(5 * 0.5**0.5)
+
+
+def test_a_sure_row_has_no_length_and_a_longer_embedding_more_in_proportion():
+    probs, hidden = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]), torch.ones(2, 4)
+    once, thrice = (gradients.expected_gradient_length(probs, each) for each in (hidden, 3 * hidden))
+    assert once.gt(0).tolist() == [False, True]
+    assert torch.allclose(thrice, 3 * once)
+
+
+@given(seeds, st.floats(0, 80))
+def test_the_expected_gradient_length_keeps_its_digits_on_sure_rows(seed, lead):
+    logits, hidden = random(seed, 5, 10), random(seed + 1, 5, 6)
+    logits[:, 3] += lead
+    logits = logits.float()
+    expected = gradients.expected_gradient_length(torch.softmax(logits.double(), 1), hidden, True)
+    found = gradients.expected_gradient_length(torch.softmax(logits, 1), hidden.float(), True)
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=0)
+
+
+@given(seeds)
+def test_gradients_of_labels_are_the_errors_of_each(seed):
+    logits, labels = random(seed, 6, 4), torch.arange(4).expand(6, 4)
+    expected = torch.softmax(logits, 1).unsqueeze(1) - torch.eye(4)
+    found = gradients.label_gradients(logits, labels)
+    assert torch.allclose(found, expected)
+    assert torch.allclose(found.norm(dim=2), gradients.error_lengths(torch.softmax(logits, 1)))
+
+
+def test_a_sketch_keeps_inner_products_on_average():
+    error, hidden = random(0, 6, 4), random(1, 6, 3)
+    dense = gradients.gradient_embedding(error, hidden)
+    sketch = gradients.sketched_gradient(error, hidden, 200_000, torch.Generator().manual_seed(2))
+    assert sketch.shape == (6, 200_000)
+    lengths = dense.norm(dim=1)
+    apart = (sketch @ sketch.T - dense @ dense.T).abs() / (lengths.unsqueeze(1) * lengths)
+    assert apart.max() < 0.03  # by chance some 0.005

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 
 from deepal import Learner
 from deepal.data import ActiveDataModule, AtRandom, Digits
-from deepal.functional import gradients, uncertainty
+from deepal.functional import gradients, mixing, uncertainty
 from deepal.ledger import INITIAL, Ledger
 from deepal.modules import Adapter
 from deepal.signals import Signals
@@ -196,6 +196,9 @@ def test_softmax_and_the_last_layer_by_itself():
     assert torch.allclose(module.probs(images), module(images).softmax(1))
     assert module.embedding(images).shape == (5, 6)
     assert torch.allclose(module.logit_gradient(images), gradients.logit_gradient(module(images)))
+    error, weight = module.logit_gradient(images), module.out.weight
+    assert torch.allclose(module.flip_distance(images), mixing.flip_distance(module(images), error, weight))
+    assert not hasattr(Adapter(Plain, activation="sigmoid")().deepal_voice, "flip_distance")
 
 
 class Segmenter(LightningModule):

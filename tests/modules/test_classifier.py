@@ -31,7 +31,7 @@ def test_what_it_says_fits_together(backbone):
     assert torch.allclose(logits, module.network.head(embedding))
     assert torch.allclose(module.probs(IMAGES), torch.softmax(logits, -1))
     assert torch.allclose(module(IMAGES), logits)
-    names = ("probs", "embedding", "logits", "logit_gradient", "gradient_embedding")
+    names = ("probs", "embedding", "logits", "logit_gradient", "gradient_embedding", "flip_distance")
     said = module.say(IMAGES, names)
     assert list(said) == list(names)
     for name, value in said.items():
@@ -41,7 +41,7 @@ def test_what_it_says_fits_together(backbone):
 def test_one_forward_pass_says_all():
     module, passes = classifier(), []
     module.network.features.register_forward_hook(lambda *_: passes.append(1))
-    module.say(IMAGES, ("probs", "embedding", "logits", "logit_gradient"))
+    module.say(IMAGES, ("probs", "embedding", "logits", "logit_gradient", "flip_distance"))
     assert passes == [1]
 
 
@@ -53,6 +53,28 @@ def test_the_gradient_embedding_is_the_gradient_of_the_head():
         loss = nn.functional.cross_entropy(logits, logits.argmax(1))
         expected = torch.autograd.grad(loss, module.network.head.weight)[0]
         assert torch.allclose(row, expected.flatten(), atol=1e-6)
+
+
+def test_a_sketch_of_the_gradient_embedding_is_as_wide_as_asked_and_the_same_for_all_images():
+    module = classifier(gradient_sketch=7)
+    found = module.gradient_embedding(IMAGES)
+    assert found.shape == (6, 7)
+    assert torch.allclose(module.gradient_embedding(IMAGES[2:4]), found[2:4], atol=1e-6)
+    assert not torch.allclose(found[0], found[1])
+    with pytest.raises(ValueError, match="gradient_sketch=0"):
+        Classifier(gradient_sketch=0)
+
+
+def test_an_embedding_that_moves_by_its_flip_distance_is_of_another_class():
+    """The head's own bias counts, and the gradient is autograd's."""
+    module = classifier()
+    hidden = module.embedding(IMAGES).detach().requires_grad_()
+    logits = module.network.head(hidden)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, logits.argmax(1), reduction="sum"), hidden)
+    along, distance = nn.functional.normalize(gradient, dim=1), module.flip_distance(IMAGES).unsqueeze(1)
+    for part, moved in ((0.999, False), (1.001, True)):
+        flipped = module.network.head(hidden + part * distance * along).argmax(1) != logits.argmax(1)
+        assert (flipped == moved).all()
 
 
 def test_frozen_features_keep_weights_and_statistics():
