@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.ledger import Query, Result
+from deepal.ledger import Forgetting, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.representation import Representation
@@ -192,15 +192,17 @@ class Books:
         tested = [each.labels for each in self.ledger.results() if each.cycle < cycle and each.is_tested]
         return not tested or len(pool.labeled) // every > tested[-1] // every
 
-    def write(self, turn: Turn, query: Query, result: Result) -> None:
-        """Write down what a cycle has asked and measured, in one transaction, before the oracle is asked."""
+    def write(self, turn: Turn, query: Query, result: Result, forgetting: Sequence[Forgetting] = ()) -> None:
+        """Write down what a cycle has asked, measured and forgotten, in one transaction, before the oracle is asked."""
         self._measured.add(result.answers)
         new = turn.measured is None
         named = replace(query, items=tuple(map(self.data.name, query.positions)))
-        self.ledger.ask(turn.cycle, named, result if new else turn.measured)
+        self.ledger.ask(turn.cycle, named, result if new else turn.measured, forgetting)
         self.run.export_tables()
         if new:
             self.watchers.tell("measured", result, self.ledger.results())
+        if forgetting:
+            self.watchers.tell("forgot", turn.cycle, self.ledger.forgetting(turn.cycle), self.data)
         if query.notes:
             self.watchers.tell("noted", turn.cycle, query.notes)
 

@@ -83,13 +83,22 @@ def _explained(command: Callable[[list[str]], None], arguments: list[str]) -> No
 
 
 def _run(arguments: list[str]) -> None:
-    from deepal.report import Curve, Display, QueryPictures, SavedConfig, TensorBoard, UncertaintyMap, WeightsAndBiases
+    from deepal.report import (
+        Curve,
+        Display,
+        ForgettingPictures,
+        QueryPictures,
+        SavedConfig,
+        TensorBoard,
+        UncertaintyMap,
+        WeightsAndBiases,
+    )
 
     arguments = _with_networks_kept(arguments)
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
-    pictures = [QueryPictures(), UncertaintyMap(), Curve(_title(learner))]
+    pictures = [QueryPictures(), ForgettingPictures(), UncertaintyMap(), Curve(_title(learner))]
     watchers: list[Any] = [SavedConfig(made.dump(config)), *pictures, Display()]
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]

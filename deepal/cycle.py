@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deepal import artifacts, fitting, fresh, preflight, seeds, weights
+from deepal import artifacts, fitting, folder, fresh, preflight, seeds, weights
 from deepal.bookkeeping import Books, Turn
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
@@ -18,16 +19,17 @@ from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
 from deepal.features import Features
-from deepal.ledger import WRONG, Query, Result
+from deepal.ledger import WRONG, Forgetting, Query, Result
 from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.recorders import Recorder, Surroundings, recorders_of
 from deepal.representation import Representation
 from deepal.room import Room, free_memory
 from deepal.run import Files
 from deepal.scan import Scan
-from deepal.signals import NonFiniteError, Signals, voice_of
+from deepal.signals import NonFiniteError, Score, Signals, voice_of
 from deepal.strategies.base import QueryStrategy, Sizes, View, choose, warn_of_distances
 from deepal.watching import Watchers, interruptible, quiet
 
@@ -65,6 +67,7 @@ class Cycle:
         self.settings, self.data, self.files, self.ranks = settings, settings.data, files, ranks
         self.books, self.watchers = books, watchers or Watchers()
         self._looked_at: set[tuple[Part, int]] = set()
+        self._recorded: Mapping[str, Tensor] = {}  # in the fit of this cycle, by position
         self.features = Features(
             settings, files, ranks, self.watchers, lambda trainer, reader, part: self._scan(0, trainer, reader, part=part)
         )
@@ -80,6 +83,7 @@ class Cycle:
         meter, metrics = Meter(trainer.strategy.root_device), {}
         self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
         self._look()
+        self._begin_to_record(turn.cycle, turn.pool, trainer)
         is_fitted = module is not None or self._needs_fit(turn)
         if module is None and is_fitted:
             module = self._fitted(turn, trainer, meter)
@@ -90,7 +94,7 @@ class Cycle:
         query = self.ranks.decided(lambda: query)
         if self.books:
             self.books.remember_contents(contents)
-            self.books.write(turn, query, self._result(self.books, turn, metrics, meter))
+            self.books.write(turn, query, self._result(self.books, turn, metrics, meter), self._forgetting(turn))
             self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
@@ -99,8 +103,9 @@ class Cycle:
         Raises UnreadableError where one of the images cannot be read.
         """
         self.data.pool = Pool(self.data.candidates)
+        self._begin_to_record(0, self.data.pool, trainer)
         some = self.data.candidates[:16]
-        view = self._view(torch.tensor(some), self._scan(0, trainer, module, self.features.embeddings(trainer, some)))
+        view = self._view(torch.tensor(some), self._scan(0, trainer, module, self._at_hand(trainer, some)))
         try:
             with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
                 choose(self.settings.strategy, view, 1, torch.Generator())
@@ -136,9 +141,11 @@ class Cycle:
     def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
         """The module trained on what is labeled: from its file where it was trained already."""
         module, file = self.fresh_module(turn.cycle), self.files.weights(turn.cycle)
+        recorders = recorders_of(trainer)
         if turn.fitted:
             weights.load_into(module, file)
             meter.seconds.update(turn.fitted)
+            self._recorded = load_file(self.files.recorded(turn.cycle)) if recorders else {}
             return module
         preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
         with meter.phase("fit"):
@@ -148,7 +155,15 @@ class Cycle:
                 with self.ranks.on_its_own(), interruptible():
                     fitting.fit(trainer, module, self.data, self.settings.trainer)
                 self.ranks.align(module)
+        self._recorded = _signals_of(recorders)
+        if recorders:
+            meter.seconds["record"] = sum(each.seconds for each in recorders)
+            meter.seconds["fit"] -= meter.seconds["record"]
         if self.ranks.first:
+            if recorders:  # before the weights, which say that the fit has ended
+                folder.write_atomically(
+                    self.files.recorded(turn.cycle), lambda partial: save_file(dict(self._recorded), partial)
+                )
             weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()}, not turn.query_size)
         return module
 
@@ -173,7 +188,7 @@ class Cycle:
             rows = torch.randperm(len(rows), generator=generator)[: self.settings.pool_subset].sort().values
         self.watchers.tell("phase", turn.cycle, "scan", len(rows))
         with meter.phase("read") if self.settings.embedding_from else nullcontext():
-            at_hand = self.features.embeddings(trainer, self.data.candidates)
+            at_hand = self._at_hand(trainer, self.data.candidates)
         scan = self._scan(turn.cycle, trainer, module, at_hand)
         with meter.phase("select"):
             try:
@@ -214,6 +229,23 @@ class Cycle:
         known = strategy.once(view, turn.query_size, torch.Generator().manual_seed(self._seed("once")))
         made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, known))
         return replace(view, pool=view.pool.joined(known)), made
+
+    def _begin_to_record(self, cycle: int, pool: Pool, trainer: Trainer) -> None:
+        """Tell the recorders of a fit what they may know of it. What they say until it has taken place is that they do not
+        know."""
+
+        def read(module: LightningModule, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
+            return replace(self._scan(cycle, trainer, module), advance=lambda done: None).map(positions, names, score)
+
+        index, images = torch.tensor(pool.index, dtype=torch.long), self.data.sizes()["train"]
+        around = Surroundings(images, index, self._seed("record", cycle), read, self.ranks.each)
+        for each in recorders_of(trainer):
+            each.begin(around)
+        self._recorded = _signals_of(recorders_of(trainer))
+
+    def _at_hand(self, trainer: Trainer, positions: Sequence[int]) -> dict[str, Tensor]:
+        """Signals (N, ...) by position that nobody has to read, of these training images at least."""
+        return {**self._recorded, **self.features.embeddings(trainer, positions)}
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
@@ -269,6 +301,15 @@ class Cycle:
             advance=lambda done: self.watchers.tell("advance", done),
         )
 
+    def _forgetting(self, turn: Turn) -> list[Forgetting]:
+        """How the labeled images fared in the fit, where that was recorded."""
+        names = ("forgetting", "shown", "learned")
+        if not all(name in self._recorded for name in names):
+            return []
+        labeled = torch.tensor(turn.pool.labeled, dtype=torch.long)
+        columns = [labeled.tolist(), *(self._recorded[name][labeled].tolist() for name in names)]
+        return [Forgetting(*row) for row in zip(*columns, strict=True)]
+
     def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], meter: Meter) -> Result:
         answers = [answer for _, answer in books.ledger.answers(before=turn.cycle)]
         labels, validation = len(turn.pool.labeled), len(self.data.validation_positions)
@@ -302,6 +343,10 @@ class Cycle:
 
     def _seed(self, phase: str, *keys: int) -> int:
         return seeds.derive(self.settings.seed, phase, *keys)
+
+
+def _signals_of(recorders: Sequence[Recorder]) -> dict[str, Tensor]:
+    return {name: signal for each in recorders for name, signal in each.recorded().items()}
 
 
 def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:

@@ -16,6 +16,7 @@ import deepal.modules
 import deepal.nn
 import deepal.oracles
 import deepal.probes
+import deepal.recorders
 import deepal.representation
 import deepal.strategies
 
@@ -111,7 +112,7 @@ def _taken(text: str) -> str:
 def _exported() -> dict[str, type]:
     rooms: list[Any] = [
         deepal.strategies, deepal.modules, deepal.data, deepal.nn, deepal.oracles, deepal.callbacks, deepal.probes,
-        deepal.representation,
+        deepal.recorders, deepal.representation,
     ]  # fmt: skip
     return {name: each for room in rooms for name, each in vars(room).items() if isinstance(each, type)}
 

@@ -100,7 +100,7 @@ def _in_blocks(module: LightningModule, data: ActiveDataModule) -> Iterator[None
 
 
 def _step_through(
-    module: LightningModule, step: Callable[[Any, int], Tensor], data: ActiveDataModule, block: Block
+    module: LightningModule, step: Callable[[Any, int], Mapping[str, Tensor]], data: ActiveDataModule, block: Block
 ) -> None:
     """What Lightning does with each of the batches: a training step inside the optimizer's, and the schedule's."""
     trainer = module.trainer
@@ -109,7 +109,7 @@ def _step_through(
 
         def loss_of(batch: Any = batch, index: int = index) -> Tensor:
             with torch.enable_grad():
-                loss = step(batch, index)
+                loss = step(batch, index)["loss"]
             optimizer.zero_grad()
             loss.backward()
             return loss

@@ -30,6 +30,7 @@ from deepal.modules import Adapter
 from deepal.oracles import Answer, DatasetOracle, Oracle
 from deepal.probes import Probe
 from deepal.ranks import Ranks
+from deepal.recorders import recorders_of
 from deepal.representation import Representation
 from deepal.run import Files, Run
 from deepal.strategies.base import QueryStrategy
@@ -205,7 +206,8 @@ class Learner:
         module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
         alone.features.refuse_broken()
-        preflight.refuse_bad_needs(self.strategy, module, self.probes, self.data.groups([]) is not None, elsewhere)
+        grouped = self.data.groups([]) is not None
+        preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders_of(trainer), grouped, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:

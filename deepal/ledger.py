@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepal.oracles.base import Answer, Question
 
@@ -40,6 +40,9 @@ CREATE TABLE queries (
     position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
     predicted TEXT, aleatoric REAL, epistemic REAL, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
 CREATE TABLE artifacts (id INTEGER PRIMARY KEY, hash TEXT NOT NULL, made TEXT NOT NULL) STRICT;
+CREATE TABLE forgetting (
+    cycle INTEGER NOT NULL, position INTEGER NOT NULL REFERENCES queries (position), events INTEGER NOT NULL,
+    shown INTEGER NOT NULL, learned INTEGER NOT NULL, PRIMARY KEY (cycle, position)) STRICT;
 CREATE TABLE notes (cycle INTEGER PRIMARY KEY, notes TEXT NOT NULL) STRICT;
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY, position INTEGER NOT NULL REFERENCES queries (position), status TEXT NOT NULL,
@@ -56,6 +59,7 @@ _TABLES = (
     "unreadable",
     "queries",
     "artifacts",
+    "forgetting",
     "notes",
     "answers",
 )
@@ -117,6 +121,22 @@ class Result:
     def is_tested(self) -> bool:
         """Whether the model of this cycle was tested."""
         return bool(set(self.metrics) - {WRONG})
+
+
+class Forgetting(NamedTuple):
+    """How a labeled image fared while the model of a cycle was trained.
+
+    Args:
+        position: in the data set.
+        events: how often it was wrong after it had been right; as often as it was shown, where it never was right.
+        shown: how often it was in a batch.
+        learned: whether it was right at any time.
+    """
+
+    position: int
+    events: int
+    shown: int
+    learned: bool
 
 
 class Ledger:
@@ -238,8 +258,9 @@ class Ledger:
         """Record that the fit of a cycle starts, or goes on, with this epoch."""
         self._db.execute("INSERT INTO fits VALUES (NULL, ?, ?, ?)", (cycle, epoch, _now()))
 
-    def ask(self, cycle: int, query: Query, result: Result | None = None) -> None:
-        """Write a query and the measurement of the model that chose it, before the oracle is asked: one transaction.
+    def ask(self, cycle: int, query: Query, result: Result | None = None, forgetting: Sequence[Forgetting] = ()) -> None:
+        """Write a query, the measurement of the model that chose it and what that model forgot in its training, before the
+        oracle is asked: one transaction.
 
         Repeating it with the same values is nothing. Raises LedgerError where the cycle has asked or measured something
         else, or a position was asked before: each is asked once in a run.
@@ -248,6 +269,8 @@ class Ledger:
             if result is not None:
                 self._write_result(result)
             self._write_query(cycle, query)
+            rows = [(cycle, *each) for each in forgetting]
+            self._db.executemany("INSERT OR IGNORE INTO forgetting VALUES (?, ?, ?, ?, ?)", rows)
 
     def import_labels(self, cycle: int, query: Query, answers: Sequence[Answer]) -> None:
         """Write labels that nobody had to be asked for as answers to a cycle, behind what it asked: one transaction."""
@@ -325,6 +348,18 @@ class Ledger:
             (before,),
         )
         return [(cycle, _answer(*fields)) for cycle, *fields in rows]
+
+    def forgetting(self, cycle: int) -> list[dict[str, Any]]:
+        """How each labeled image fared in the training of a cycle, with its last label, the most forgotten first; empty
+        where nobody recorded that. Whether the label is wrong is known to simulations alone."""
+        return [
+            row | {"learned": bool(row["learned"]), "wrong": None if row["wrong"] is None else bool(row["wrong"])}
+            for row in self._rows(
+                "SELECT item AS id, label, events, shown, learned, wrong, position FROM forgetting "
+                f"JOIN queries USING (position) JOIN answers USING (position) WHERE forgetting.cycle = {int(cycle)} AND "
+                "answers.id IN (SELECT max(id) FROM answers GROUP BY position) ORDER BY events DESC, position"
+            )
+        ]
 
     def scores(self, cycle: int) -> list[float | None]:
         """The score of each position that a cycle asked, in order."""

@@ -19,6 +19,7 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.oracles import Oracle
 from deepal.probes import Probe
+from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import voice_of
 from deepal.strategies.base import QueryStrategy, Sizes
@@ -118,13 +119,14 @@ def refuse_bad_needs(
     strategy: QueryStrategy,
     module: LightningModule,
     probes: Sequence[Probe] = (),
+    recorders: Sequence[Recorder] = (),
     grouped: bool = False,
     embedded: bool = False,
 ) -> None:
-    """Raises ValueError where the strategy reads a signal that nobody can say, and names modules that can.
+    """Raises ValueError where the strategy reads a signal that nobody can say, and names what can.
 
-    Args: probes: say what the module cannot; grouped: whether the data has groups; embedded: whether embeddings come from
-        elsewhere.
+    Args: probes: say what the module cannot; recorders: what only training knows; grouped: whether the data has groups;
+        embedded: whether embeddings come from elsewhere.
     """
     if embedded and strategy.of_last_layer:
         raise ValueError(
@@ -150,6 +152,7 @@ def refuse_bad_needs(
                 f"consistent=True."
             )
     said = {probe.says for probe in probes} | ({"embedding"} if embedded else set())
+    said |= {name for each in recorders for name in each.says}
     for of, names in strategy.needs.items():
         for name in names:
             if name == "group" and not grouped:
@@ -168,6 +171,12 @@ def refuse_bad_needs(
                     f"{strategy!r} needs mc_probs, which {type(module).__name__} cannot say: it is one network; "
                     f"Classifier(posterior=MCDropout()) can, so can Ensemble, and so can any module with dropout by "
                     f"probes=[MCDropout()]."
+                )
+            recorder = next((each.__name__ for each in _subclasses(Recorder) if name in each.says), None)
+            if recorder:
+                raise ValueError(
+                    f"{strategy!r} needs {name}, which only training knows; have it recorded: "
+                    f"trainer.callbacks=[{recorder}()]."
                 )
             able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
             probe = next((each.__name__ for each in _subclasses(Probe) if getattr(each, "says", None) == name), None)

@@ -32,6 +32,10 @@ class Files:
         """A cycle's trained weights: the file is there once the fit has ended."""
         return self.path / "cycles" / f"{cycle:03d}" / "weights.safetensors"
 
+    def recorded(self, cycle: int) -> Path:
+        """What was recorded while a cycle's weights were trained."""
+        return self.weights(cycle).with_name("recorded.safetensors")
+
     def fit_state(self, cycle: int) -> Path:
         """The state of a fit that is under way."""
         self.weights(cycle).parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,8 @@ class Run:
         records.write(self.path / records.FILE, [records.of_ledger(self.ledger, budget)])
 
     def export_tables(self) -> None:
-        """`results.csv`: a row a cycle; `labels.csv`: an answer; `quarantine.csv`: an image that cannot be read."""
+        """`results.csv`: a row a cycle; `labels.csv`: an answer; `quarantine.csv`: an image that cannot be read;
+        `forgetting.csv`: a labeled image, as it fared in the last training."""
         results = [
             {"cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation}
             | dict(each.metrics)
@@ -148,5 +153,7 @@ class Run:
         ]
         tables.write(self.path / "results.csv", list(dict.fromkeys(name for row in results for name in row)), results)
         tables.write(self.path / "labels.csv", LABELS, self.ledger.labels())
+        if results and (forgetting := self.ledger.forgetting(results[-1]["cycle"])):
+            tables.write(self.path / "forgetting.csv", list(forgetting[0]), forgetting)
         if unreadable := self.ledger.quarantine():
             tables.write(self.path / "quarantine.csv", list(unreadable[0]), unreadable)

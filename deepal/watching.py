@@ -33,6 +33,10 @@ class Watcher:
     def noted(self, cycle: int, notes: Mapping[str, float]) -> None:
         """What the strategy had to say of what a cycle asks, by name."""
 
+    def forgot(self, cycle: int, forgetting: Sequence[Mapping[str, Any]], data: Catalog) -> None:
+        """How each labeled image fared in the training of a cycle, the most forgotten first (`Ledger.forgetting`), and the
+        data to look at."""
+
     def uncertain(self, cycle: int, uncertainty: Any, chosen: Any) -> None:
         """The aleatoric and epistemic uncertainty of what a cycle has read (`scan.Uncertainty`), and the positions that it
         chose from that."""

@@ -57,6 +57,21 @@ def test_features_are_read_once_by_both_and_stand_for_images_in_both(tmp_path):
     assert asked[0] == asked[1]
 
 
+def test_recorders_of_two_processes_record_what_one_does(tmp_path):
+    done = launch(tmp_path / "two", "recorders")
+    assert done.returncode == 0, done.stderr
+    one = two_ranks.of_recorders(tmp_path / "one", processes=1)
+    one.run()
+    ledgers = [Ledger(tmp_path / each / "run" / "ledger.sqlite") for each in ("one", "two")]
+    ours, theirs = (load_file(tmp_path / each / "run/cycles/001/recorded.safetensors") for each in ("one", "two"))
+    assert {name for name in ours if torch.equal(ours[name], theirs[name])} == set(ours)
+    assert ledgers[0].asked(0) == ledgers[1].asked(0)
+    assert ledgers[0].forgetting(1) == ledgers[1].forgetting(1)
+    assert sum(row["events"] for row in ledgers[0].forgetting(1) if row["learned"]) > 0
+    assert (ours["history"] >= 0).any()
+    assert len(ours["history"][ours["history"][:, 0] >= 0].unique(dim=1).T) > 1
+
+
 def test_every_rank_makes_the_same_picks(whole):
     first, second = (ranks["chosen"] for ranks in read(whole))
     assert len(first) == len(second) == 2

@@ -1,4 +1,5 @@
-"""A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN | features]`.
+"""A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN]`, or
+`python -m tests.two_ranks ROOT features`, or `recorders`.
 
 Each process writes down what it read and what it chose. Where a rank, a place and a turn are given, that process is killed
 when it comes by the place for that time.
@@ -17,10 +18,11 @@ from torch import nn
 from deepal import Learner, callbacks, cycle, scan
 from deepal.data import Digits
 from deepal.modules import Classifier
-from deepal.nn import Headed, Network
+from deepal.nn import MLP, Headed, Network
 from deepal.probes import MCDropout
+from deepal.recorders import ForgettingEvents, PredictionHistory
 from deepal.representation import Backbone
-from deepal.strategies import BADGE, BALD, CoreSet, Prefilter
+from deepal.strategies import BADGE, BALD, CoreSet, LabelDispersion, Prefilter
 
 STRATEGY = Prefilter(BALD(), BADGE(), keep=200)
 callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
@@ -55,6 +57,34 @@ def of_features(root, processes=2):
         learner, module=Classifier(partial(Headed, of=Normed, hidden=(16,)), frozen=True), strategy=CoreSet(),
         embedding_from=Backbone(Normed),
     )  # fmt: skip
+
+
+class Turning(Classifier):
+    """Predicts something else in every other step, whatever it learns."""
+
+    def turned(self, said):
+        return said.roll(self.trainer.global_step // 2 if self._trainer else 0, 1)
+
+    def say(self, images, names):
+        return {name: self.turned(each) if name == "probs" else each for name, each in super().say(images, names).items()}
+
+    def loss(self, batch, images):
+        logits = self.turned(self.logits(batch["input"]))
+        return logits.mean(), logits.argmax(1) == batch["target"]
+
+
+def of_recorders(root, processes=2):
+    """Recorders, while the weights stay as they are, and processes see together what one sees in its batches."""
+    learner = made(root, processes)
+    unmoved = partial(torch.optim.SGD, lr=0.0)
+    return replace(
+        learner, module=partial(Turning, partial(MLP, dropout=0), optimizer=unmoved), strategy=LabelDispersion(), budget=30,
+        data=Digits(epoch_steps=6, eval_batch_size=100, batch_size=16 // processes, validation=0),
+        trainer={**learner.trainer, "callbacks": [PredictionHistory(), ForgettingEvents()]},
+    )  # fmt: skip
+
+
+MADE = {"features": of_features, "recorders": of_recorders}
 
 
 def record(root, rank):
@@ -100,8 +130,8 @@ def kill_at(place, turn):
 if __name__ == "__main__":
     root, rank = Path(sys.argv[1]), int(os.environ.get("LOCAL_RANK", 0))
     root.mkdir(parents=True, exist_ok=True)
-    if sys.argv[2:] in ([], ["features"]):
+    if len(sys.argv) < 4:
         record(root, rank)
     elif rank == int(sys.argv[2]):
         kill_at(sys.argv[3], int(sys.argv[4]))
-    (of_features if sys.argv[2:] == ["features"] else made)(root).run()
+    MADE.get(" ".join(sys.argv[2:]), made)(root).run()

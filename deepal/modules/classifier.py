@@ -147,11 +147,11 @@ class Classifier(Measured):
     def configure_optimizers(self) -> Any:
         return self.optimized_by(self.optimizer, self.scheduler)
 
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
-        """Cross-entropy, and what weights cost; hits, and predictions. Args: images: how many there are to train on."""
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
+        """Cross-entropy, and what weights cost; what it has right. Args: images: how many there are to train on."""
         logits = self(batch["input"])
-        loss, hits = functional.cross_entropy(logits, batch["target"]), (logits.argmax(1) == batch["target"]).sum()
-        return loss + self.penalty(self.network.hidden_weights(), images), hits, len(logits)
+        loss = functional.cross_entropy(logits, batch["target"]) + self.penalty(self.network.hidden_weights(), images)
+        return loss, logits.argmax(1) == batch["target"]
 
     def penalty(self, weights: Iterable[Tensor], images: int) -> Tensor | float:
         """What these weights cost. Args: images: how many there are to train on."""

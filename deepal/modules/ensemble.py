@@ -141,13 +141,13 @@ class Ensemble(Voting):
         """Logits of each member, (B, M, C), and their embeddings side by side, (B, D)."""
         return self.networks.read(images)
 
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
-        """The sum of the members' losses, each on its part of the batch; hits and predictions of all."""
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
+        """The sum of the members' losses, each on its part of the batch; what each has right."""
         own, targets = (batch[name].unflatten(0, (self.orders, -1)) for name in ("input", "target"))
         logits = self.networks.logits(own)
         loss = self.orders * functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # the sum of their means
         loss = loss + self.of.penalty(self.networks.hidden_weights(), images)
-        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+        return loss, logits.argmax(-1) == targets
 
 
 _BY_NUMBER = {SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop}
@@ -204,7 +204,7 @@ class SharedBackbone(Ensemble):
             )
         self.parted.fill_(False)  # of a fit before, whose weights are gone on from
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         steps = _length(self, least=2)
         if not self.parted and self.trainer.global_step >= min(math.ceil(self.shared * steps), steps - 1):
             self._part()
@@ -224,14 +224,14 @@ class SharedBackbone(Ensemble):
     def on_train_end(self) -> None:
         _refuse_early_end(self)
 
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
         """The loss of the first network on its part of the batch alone, and later that of all on theirs."""
         if self.parted:
             return super().loss(batch, images)
         own, targets = (batch[name][: len(batch[name]) // self.members] for name in ("input", "target"))
         logits = self.networks[0](own)
         loss = functional.cross_entropy(logits, targets) + self.of.penalty(self.networks[0].hidden_weights(), images)
-        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+        return loss, logits.argmax(-1) == targets
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """As of every ensemble, which has one member as long as all is shared."""
@@ -271,7 +271,7 @@ class Snapshot(Voting):
         schedule = LambdaLR(optimizer, partial(_cyclic, self._restarts()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         if self.trainer.global_step >= self._restarts()[int(self.kept) + 1]:
             self._keep()
         return super().training_step(batch, batch_idx)
@@ -285,11 +285,11 @@ class Snapshot(Voting):
         steps = _length(self, least=self.cycles)
         return [round(number * steps / self.cycles) for number in range(self.cycles + 1)]
 
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
         """Of the network that is trained."""
         logits = self.network(batch["input"])
         loss = functional.cross_entropy(logits, batch["target"]) + self.of.penalty(self.network.hidden_weights(), images)
-        return loss, (logits.argmax(-1) == batch["target"]).sum(), len(logits)
+        return loss, logits.argmax(-1) == batch["target"]
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Of the networks that were kept, and of the one that is trained, before all are."""
@@ -324,14 +324,14 @@ class SplitHead(Voting):
         self.network = drawn[0]
         self.network.head = nn.Identity()  # type: ignore[assignment]  # `forward` ends in the embedding
 
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
         """The mean of the heads' losses on the same batch."""
         embedding = self.network(batch["input"])
         logits = torch.stack([head(embedding) for head in self.last])
         targets = batch["target"].expand(self.heads, -1)
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss = loss + self.of.penalty(self.network.hidden_weights(), images)
-        return loss, (logits.argmax(-1) == targets).sum(), targets.numel()
+        return loss, logits.argmax(-1) == targets
 
     def opinions(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of each head, (B, M, C), and what all of them read, (B, D)."""

@@ -46,8 +46,8 @@ class Measured(LightningModule):
         """Class probabilities (B, C), in fp32."""
 
     @abstractmethod
-    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor, int]:
-        """The loss of a training batch, how many of its predictions are right, and of how many.
+    def loss(self, batch: dict[str, Tensor], images: int) -> tuple[Tensor, Tensor]:
+        """The loss of a training batch, and which of its predictions are right, (B,), or (..., B) of several networks.
 
         Args: images: how many there are to train on, in all.
         """
@@ -74,10 +74,10 @@ class Measured(LightningModule):
             return made
         return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made), "interval": "step"}}
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss, hits, predictions = self.loss(batch, self._images)
-        self._taken.append((loss.detach(), hits, predictions))
-        return loss
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss, correct = self.loss(batch, self._images)
+        self._taken.append((loss.detach(), correct.sum(), correct.numel()))
+        return {"loss": loss, "correct": correct}
 
     def on_train_epoch_start(self) -> None:
         self._images = len(self.trainer.train_dataloader.dataset)

@@ -3,6 +3,7 @@
 from deepal.report.board import Board
 from deepal.report.curve import Curve
 from deepal.report.display import Display
+from deepal.report.forgetting import ForgettingPictures
 from deepal.report.queries import QueryPictures
 from deepal.report.saved_config import SavedConfig
 from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
@@ -12,6 +13,7 @@ __all__ = [
     "Board",
     "Curve",
     "Display",
+    "ForgettingPictures",
     "QueryPictures",
     "SavedConfig",
     "TensorBoard",

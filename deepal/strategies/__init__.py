@@ -15,6 +15,7 @@ from deepal.strategies.clusters import ClusterMargin, TypiClust, WeightedKMeans
 from deepal.strategies.contrast import CAL
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
+from deepal.strategies.dynamics import LabelDispersion, PredictionFlips
 from deepal.strategies.gradient import BADGE, BAIT, EGL
 from deepal.strategies.hybrid import PerGroup, Prefilter, Projected, Stochastic
 from deepal.strategies.mixing import ALFAMix
@@ -39,11 +40,13 @@ __all__ = [
     "Entropy",
     "FacilityLocation",
     "KMeans",
+    "LabelDispersion",
     "LeastConfidence",
     "Margin",
     "MaxHerding",
     "MeanSTD",
     "PerGroup",
+    "PredictionFlips",
     "PredictiveEntropy",
     "Prefilter",
     "ProbCover",

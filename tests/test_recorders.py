@@ -1,0 +1,179 @@
+"""What is recorded while a module trains: what it predicted, and what it forgot."""
+
+import signal
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchmetrics.functional import auroc
+
+from deepal import Learner
+from deepal.data import AtRandom, Digits
+from deepal.functional import dynamics
+from deepal.ledger import Ledger
+from deepal.modules import Classifier, Ensemble
+from deepal.oracles import NoisyOracle
+from deepal.recorders import ForgettingEvents, PredictionHistory
+from deepal.run import Files
+from deepal.strategies import LabelDispersion, Margin, PredictionFlips, Random
+from deepal.weights import load_model
+from tests import runs
+from tests.runs import Outcome, digits, in_process
+
+STEPS = {"max_steps": 60}  # six epochs
+
+
+def recording(*callbacks):
+    return {"trainer": {**STEPS, "callbacks": list(callbacks)}}
+
+
+def book(learner):
+    return Ledger(learner.folder / "ledger.sqlite")
+
+
+def history_of(learner, cycle):
+    return load_file(Files(learner.folder).recorded(cycle))["history"]
+
+
+def predictions(learner, positions):
+    """Of the last model, read in one pass."""
+    model = load_model(learner.folder)
+    images = model.task.normalize(learner.data._set.train.images(positions))
+    return model.probs(images).argmax(1)
+
+
+@pytest.mark.parametrize(("options", "times"), [({}, 6), ({"every": 2}, 3), ({"burn_in": 4}, 2), ({"follow": 30}, 6)])
+def test_a_history_is_what_was_predicted_of_the_pool_after_each_epoch(tmp_path, options, times):
+    learner = digits(tmp_path, strategy=Margin(), budget=30, **recording(PredictionHistory(**options)))
+    (*_, last) = learner.run()
+    history = history_of(learner, last.cycle)
+    pool = torch.tensor(learner.data.pool.index)
+    followed = (history != dynamics.UNSEEN).all(1).nonzero().squeeze(1)
+    assert history.shape == (len(learner.data._set.train), times)
+    assert ((history == dynamics.UNSEEN).any(1) == (history == dynamics.UNSEEN).all(1)).all()
+    assert set(followed.tolist()) <= set(pool.tolist())
+    assert len(followed) == options.get("follow", len(pool))
+    assert torch.equal(history[followed, -1].long(), predictions(learner, followed))
+    if times == 6:
+        assert len(history[followed].unique(dim=1).T) > 1, "it learns"
+    assert last.seconds["record"] > 0
+
+
+def test_recording_changes_nothing(tmp_path):
+    plain = digits(tmp_path / "plain", strategy=Margin())
+    recorded = digits(tmp_path / "recorded", strategy=Margin(), **recording(PredictionHistory(), ForgettingEvents()))
+    plain.run(), recorded.run()
+    assert Outcome.of(plain) == Outcome.of(recorded)
+
+
+def test_what_is_asked_is_what_was_predicted_differently(tmp_path):
+    same = {"data": Digits(epoch_steps=10, validation=0), **recording(PredictionHistory())}
+    learner = digits(tmp_path, strategy=LabelDispersion(), budget=30, **same)
+    learner.run()
+    alike = digits(tmp_path / "again", strategy=Random(), budget=20, **same)
+    alike.run()  # trained as the first cycle of the other, whose record is gone
+    dispersion = dynamics.label_dispersion(history_of(alike, 0))
+    assert book(learner).scores(0) == dispersion.sort(descending=True).values[:10].tolist()
+    assert torch.equal(dispersion[book(learner).asked(0)], torch.tensor(book(learner).scores(0)))
+    assert book(learner).scores(0)[0] > 0
+
+
+def killed_and_taken_up(root, places, changes):
+    for where, turn in places:
+        process = in_process(runs.run_and_die, root, where, turn, changes)
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, "it died where it should"
+    runs.run(root, changes)
+    return digits(root, **changes)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [("mid-fit", 35), ("mid-fit", 71)],
+        [("between fit and its weights", 1), ("after a checkpoint", 3)],
+        [("between weights and test", 2), ("between test and scan", 1)],
+    ],
+    ids=str,
+)
+def test_a_killed_fit_goes_on_with_its_records(tmp_path, places):
+    changes = {
+        "strategy": LabelDispersion(), "oracle": NoisyOracle(0.1), **recording(PredictionHistory(), ForgettingEvents()),
+    }  # fmt: skip
+    whole = digits(tmp_path / "whole", **changes)
+    whole.run()
+    killed = killed_and_taken_up(tmp_path / "killed", places, changes)
+    assert Outcome.of(killed) == Outcome.of(whole)
+    for cycle in range(4):
+        assert book(killed).forgetting(cycle) == book(whole).forgetting(cycle) != []
+    recorded, expected = (load_file(Files(each.folder).recorded(3)) for each in (killed, whole))
+    assert all(torch.equal(recorded[name], expected[name]) for name in expected)
+
+
+def test_forgetting_is_what_the_batches_of_training_showed(tmp_path, monkeypatch):
+    shown, step = [], Classifier.training_step
+
+    def watched(self, batch, batch_idx):
+        made = step(self, batch, batch_idx)
+        shown.extend(zip(batch["position"].tolist(), made["correct"].tolist(), strict=True))
+        return made
+
+    monkeypatch.setattr(Classifier, "training_step", watched)
+    learner = digits(
+        tmp_path, strategy=Random(), budget=20, data=Digits(epoch_steps=7, batch_size=8), **recording(ForgettingEvents())
+    )
+    learner.run()
+    rows = book(learner).forgetting(0)
+    assert len(rows) == 20
+    for row in rows:
+        seen = [correct for position, correct in shown if position == row["position"]]
+        events = sum(before and not after for before, after in pairwise(seen))
+        assert row["shown"] == len(seen) > 0
+        assert row["learned"] == any(seen)
+        assert row["events"] == (events if any(seen) else len(seen))
+    assert [row["events"] for row in rows] == sorted((row["events"] for row in rows), reverse=True)
+    table = (learner.folder / "forgetting.csv").read_text().splitlines()
+    assert table[0] == "id,label,events,shown,learned,wrong,position"
+    assert len(table) == 21
+
+
+def test_labels_that_are_wrong_are_forgotten_more_often(tmp_path):
+    """One in ten, among 800 digits."""
+    learner = Learner(
+        strategy=Random(),
+        module=Classifier(optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9)), data=Digits(validation=0),
+        oracle=NoisyOracle(0.1), initial=AtRandom(800), budget=800,
+        trainer={"max_epochs": 20, "callbacks": [ForgettingEvents()]}, root=tmp_path,
+    )  # fmt: skip
+    learner.run()
+    rows = book(learner).forgetting(0)
+    events, wrong = (torch.tensor([float(row[name]) for row in rows]) for name in ("events", "wrong"))
+    assert 50 < wrong.sum() < 110
+    assert auroc(events, wrong.long(), task="binary") >= 0.75
+
+
+class Silent(Classifier):
+    """Trains like a Classifier, and does not say what it has right."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx)["loss"]
+
+
+def test_what_cannot_be_recorded_is_refused_with_its_cure(tmp_path):
+    for number, module in enumerate((Silent, Ensemble)):
+        learner = digits(tmp_path / str(number), module=module, strategy=Random(), **recording(ForgettingEvents()))
+        with pytest.raises(ValueError, match=f"{module.__name__} does not say it: return"):
+            learner.run()
+    for strategy in (LabelDispersion(), PredictionFlips()):
+        with pytest.raises(ValueError, match=r"needs history, .*trainer.callbacks=\[PredictionHistory\(\)\]"):
+            digits(tmp_path / "none", strategy=strategy).run()
+    with pytest.raises(ValueError, match="every=0"):
+        PredictionHistory(every=0)
+
+
+def test_before_anything_was_trained_chance_decides(tmp_path):
+    learner = digits(tmp_path, strategy=LabelDispersion(), initial=AtRandom(0), budget=20, **recording(PredictionHistory()))
+    assert [each.labels for each in learner.run()] == [0, 10, 20]
+    assert set(book(learner).scores(0)) == {-1.0}
