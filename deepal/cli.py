@@ -88,6 +88,7 @@ def _run(arguments: list[str]) -> None:
         Display,
         ForgettingPictures,
         QueryPictures,
+        Reconstructions,
         SavedConfig,
         TensorBoard,
         UncertaintyMap,
@@ -98,7 +99,7 @@ def _run(arguments: list[str]) -> None:
     made = parser(arguments)
     config = made.parse_args(arguments)
     learner = _learner(made, config)
-    pictures = [QueryPictures(), ForgettingPictures(), UncertaintyMap(), Curve(_title(learner))]
+    pictures = [QueryPictures(), ForgettingPictures(), Reconstructions(), UncertaintyMap(), Curve(_title(learner))]
     watchers: list[Any] = [SavedConfig(made.dump(config)), *pictures, Display()]
     trackers = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     asked = config.logger if isinstance(config.logger, list) else [config.logger]

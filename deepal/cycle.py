@@ -203,6 +203,10 @@ class Cycle:
             chosen = view.pool.take(choice.rows)
             predicted = self._predicted(chosen, module if is_fitted else None)
             parts = scan.parts(chosen.positions) if is_fitted else None
+            if is_fitted and callable(getattr(voice_of(module), "reconstruction", None)):
+                some = view.pool.positions[:_PICTURED]
+                again = scan.read(some, ("reconstruction",))["reconstruction"]
+                self.watchers.tell("reconstructed", turn.cycle, some.tolist(), again, self.data)
         meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
         meter.seconds["select"] -= scan.seconds
         scores = None if choice.scores is None else tuple(choice.scores.tolist())
@@ -343,6 +347,9 @@ class Cycle:
 
     def _seed(self, phase: str, *keys: int) -> int:
         return seeds.derive(self.settings.seed, phase, *keys)
+
+
+_PICTURED = 24  # images that a module reconstructs, to be looked at
 
 
 def _signals_of(recorders: Sequence[Recorder]) -> dict[str, Tensor]:

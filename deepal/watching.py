@@ -41,6 +41,9 @@ class Watcher:
         """The aleatoric and epistemic uncertainty of what a cycle has read (`scan.Uncertainty`), and the positions that it
         chose from that."""
 
+    def reconstructed(self, cycle: int, positions: Sequence[int], again: Any, data: Catalog) -> None:
+        """What the module of a cycle makes of some images of the pool, (n, channels, height, width), and the data."""
+
     def answered(self, cycle: int, questions: Sequence[Question], data: Catalog) -> None:
         """Some of what a cycle has asked is answered; all that it asked, and the data to look at."""
 

@@ -32,12 +32,23 @@ def save(module: nn.Module, path: Path, notes: Mapping[str, Any], whole: bool = 
 
     Args: whole: with the networks that frozen features come from, which are no part of what is trained.
     """
-    described = {key: value for key, value in fingerprint.describe(module).items() if key not in ("weights", "layers")}
-    metadata = {"module": described, "task": fingerprint.describe(getattr(module, "task", None))}
+    metadata = {
+        "module": _as_made(fingerprint.describe(module)),
+        "task": fingerprint.describe(getattr(module, "task", None)),
+    }
     state = {**module.state_dict(), **(_of_trunks(module) if whole else {})}
     tensors = {name: each.detach().cpu().contiguous().clone() for name, each in state.items()}
     text = {"deepal": json.dumps({**metadata, **notes})}
     folder.write_atomically(path, lambda partial_file: save_file(tensors, partial_file, metadata=text))
+
+
+def _as_made(described: Any) -> Any:
+    """A description without what says which weights there are, in the module and in those that it is made of."""
+    if isinstance(described, list):
+        return [_as_made(each) for each in described]
+    if not isinstance(described, dict):
+        return described
+    return {key: _as_made(value) for key, value in described.items() if key not in ("weights", "layers")}
 
 
 def load_into(module: nn.Module, path: Path) -> None:

@@ -362,7 +362,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         labeled = self._train_loader(self.pool.labeled, targets, self.epoch_steps, "labeled", orders)
         if not getattr(module, "reads_unlabeled", False):
             return labeled
-        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled")
+        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders)
         return CombinedLoader({"labeled": labeled, "unlabeled": unlabeled}, mode="min_size")
 
     def val_dataloader(self) -> DataLoader | list:

@@ -21,12 +21,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from deepal.functional import gradients
 from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured
+from deepal.modules.recipe import Recipe, classifier_of
 from deepal.nn import Network, Trunk
 from deepal.nn.together import Side, Stack
 from deepal.task import Task
-
-Recipe = Classifier | Callable[[], Classifier]
-"""A classifier to make members of, or a function that makes one."""
 
 
 class Voting(Measured):
@@ -37,14 +35,7 @@ class Voting(Measured):
     """Options of its classifier that it does not take from there."""
 
     def __init__(self, of: Recipe) -> None:
-        made = deepcopy(of)
-        recipe = made if isinstance(made, nn.Module) or not callable(made) else made()
-        if type(recipe) is not Classifier:
-            given = getattr(of, "__name__", type(recipe).__name__)
-            raise ValueError(
-                f"{type(self).__name__}(of={given}) trains networks as a Classifier does, and nothing that another class "
-                f"says or does would be used; give a Classifier, with a backbone, an optimizer and a scheduler of yours."
-            )
+        recipe = classifier_of(of, type(self).__name__)
         if recipe.posterior is not None:
             raise ValueError(f"{type(self).__name__} is a posterior itself; leave the posterior out of its classifier.")
         super().__init__(recipe.metrics)

@@ -80,7 +80,8 @@ class Measured(LightningModule):
         return {"loss": loss, "correct": correct}
 
     def on_train_epoch_start(self) -> None:
-        self._images = len(self.trainer.train_dataloader.dataset)
+        served = self.trainer.train_dataloader
+        self._images = len((served["labeled"] if isinstance(served, dict) else served).dataset)
         self._taken: list[tuple[Tensor, Tensor, int]] = []  # of each step: logging one costs as much as the step itself
 
     def on_train_epoch_end(self) -> None:

@@ -5,6 +5,7 @@ from deepal.report.curve import Curve
 from deepal.report.display import Display
 from deepal.report.forgetting import ForgettingPictures
 from deepal.report.queries import QueryPictures
+from deepal.report.reconstructions import Reconstructions
 from deepal.report.saved_config import SavedConfig
 from deepal.report.tracking import TensorBoard, Tracker, WeightsAndBiases
 from deepal.report.uncertainty import UncertaintyMap
@@ -15,6 +16,7 @@ __all__ = [
     "Display",
     "ForgettingPictures",
     "QueryPictures",
+    "Reconstructions",
     "SavedConfig",
     "TensorBoard",
     "Tracker",

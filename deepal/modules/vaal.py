@@ -1,0 +1,218 @@
+"""`VAAL`: a classifier, and beside it two networks that learn what labeled images look like, and what others do."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer, do_nothing_closure
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+from deepal.functional import variational
+from deepal.modules.classifier import Classifier
+from deepal.modules.measured import Measured
+from deepal.modules.recipe import Recipe, classifier_of
+from deepal.nn.vae import VAE, Discriminator
+from deepal.task import Task
+
+log = logging.getLogger(__name__)
+
+_COLLAPSED = 0.01  # nats a latent number, below which it says next to nothing of an image
+
+
+class VAAL(Measured):
+    """Variational adversarial active learning (Sinha et al., 2019): a variational autoencoder learns all images, labeled
+    and unlabeled, and a discriminator learns to tell by its latent means which are labeled, while the autoencoder learns
+    to make them alike. What is told apart all the same is unlike what is labeled: `unlabeledness`, the logit of being
+    unlabeled, which knows nothing of any label. The classifier learns from labeled images alone.
+
+    It says all that its classifier says, and `unlabeledness` (B,), `latent` (B, Z), the latent means, and `reconstruction`
+    (B, channels, height, width). All is read in eval mode.
+
+    Published code trains the classifier in eval mode; sums the divergence over images and latent numbers beside an error
+    that is averaged over pixels, under which the latent says nothing of an image; and ranks probabilities, which saturate.
+    Here the parts of the loss weigh as in the paper's equations, where each is of an image, so that `beta` and
+    `adversary_weight` mean the same for images of any size, and logits are ranked.
+
+    Args:
+        of: the classifier.
+        latent_dim: Z.
+        width: channels of the autoencoder's first convolution.
+        beta: weight of the divergence from the prior, beside half the squared error of an image.
+        adversary_weight: of making labeled and unlabeled images alike, beside these two.
+        vae_steps, adversary_steps: of each for a step of the classifier, each with images of its own.
+        vae_rate, adversary_rate: learning rates, of Adam.
+    """
+
+    reads_unlabeled = True
+    of_its_own: tuple[str, ...] = ()
+    """Options of its classifier that it does not take from there."""
+
+    def __init__(
+        self,
+        of: Recipe = Classifier,
+        latent_dim: int = 32,
+        width: int = 128,
+        beta: float = 1.0,
+        adversary_weight: float = 1.0,
+        vae_steps: int = 2,
+        adversary_steps: int = 1,
+        vae_rate: float = 5e-4,
+        adversary_rate: float = 5e-4,
+    ) -> None:
+        recipe = classifier_of(of, "VAAL")
+        if recipe.posterior is not None or recipe.frozen:
+            raise ValueError(
+                "VAAL(of=...) takes a Classifier that learns from images and has no posterior of its own; leave frozen and "
+                "posterior out, and give probes=[MCDropout()] for draws."
+            )
+        if min(latent_dim, width, vae_steps, adversary_steps) < 1 or min(beta, adversary_weight) < 0:
+            raise ValueError(
+                f"VAAL(latent_dim={latent_dim}, width={width}, beta={beta}, adversary_weight={adversary_weight}, "
+                f"vae_steps={vae_steps}, adversary_steps={adversary_steps}) needs sizes and steps of at least 1, and "
+                f"weights that are not negative."
+            )
+        super().__init__(recipe.metrics)
+        self.automatic_optimization = False
+        self.of, self.latent_dim, self.width = recipe, latent_dim, width
+        self.beta, self.adversary_weight = beta, adversary_weight
+        self.vae_steps, self.adversary_steps, self.orders = vae_steps, adversary_steps, max(vae_steps, adversary_steps)
+        self.vae_rate, self.adversary_rate = vae_rate, adversary_rate
+
+    def configure_network(self, task: Task) -> None:
+        """Draw the three networks, from the global generator, the classifier's first."""
+        super().configure_network(task)
+        self.of.draw_network(task)
+        self.vae = VAE(task.input_shape, self.latent_dim, self.width)
+        self.adversary = Discriminator(self.latent_dim)
+
+    # What it says of normalised images (B, channels, height, width)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C)."""
+        return self.of.logits(images)
+
+    def probs(self, images: Tensor) -> Tensor:
+        return self.of.probs(images)
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """The input of the classifier's last layer, (B, D)."""
+        return self.of.embedding(images)
+
+    def logit_gradient(self, images: Tensor) -> Tensor:
+        """Gradient of the cross-entropy to the predicted class by the logits, (B, C)."""
+        return self.of.logit_gradient(images)
+
+    def flip_distance(self, images: Tensor) -> Tensor:
+        """As of `Classifier`, (B,)."""
+        return self.of.flip_distance(images)
+
+    def latent(self, images: Tensor) -> Tensor:
+        """Means of the latent, (B, Z)."""
+        return self.vae.encode(images)[0]
+
+    def unlabeledness(self, images: Tensor) -> Tensor:
+        """The discriminator's logit of being unlabeled, (B,)."""
+        return -self.adversary(self.latent(images)).float()
+
+    def reconstruction(self, images: Tensor) -> Tensor:
+        """Images again, from the means of their latent."""
+        return self.vae.decode(self.latent(images))
+
+    def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Several signals by name, the classifier's from one forward pass."""
+        own = {name: getattr(self, name)(images) for name in names if name in ("latent", "unlabeledness", "reconstruction")}
+        others = [name for name in names if name not in own]
+        return {**own, **(self.of.say(images, others) if others else {})}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+    # Training
+
+    def configure_optimizers(self) -> Any:
+        task = self.of.optimized_by(self.of.optimizer, self.of.scheduler)
+        optimizer, schedules = (task["optimizer"], [task["lr_scheduler"]]) if isinstance(task, dict) else (task, [])
+        others = [
+            Adam(self.vae.parameters(), lr=self.vae_rate), Adam(self.adversary.parameters(), lr=self.adversary_rate)
+        ]  # fmt: skip
+        return [optimizer, *others], schedules
+
+    def on_fit_start(self) -> None:
+        distributed = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+        if not distributed.get("find_unused_parameters"):
+            raise ValueError(
+                "VAAL trains one of its networks at a time, which the ddp strategy takes for a mistake; give "
+                "trainer.strategy=ddp_find_unused_parameters_true."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> dict[str, Tensor]:
+        labeled, unlabeled = ({name: each.chunk(self.orders) for name, each in batch[of].items()} for of in _SIDES)
+        task, vae, adversary = self.optimizers()
+        for other in (vae, adversary):  # a step of the fit is one of the classifier
+            other._on_before_step = other._on_after_step = do_nothing_closure
+        own = {name: parts[0] for name, parts in labeled.items()}
+        loss, correct = self.of.loss(own, self._images)
+        self._step(task, loss)
+        if schedule := self.lr_schedulers():
+            schedule.step()
+        for turn in range(self.vae_steps):
+            self._step(vae, self.vae_loss(labeled["input"][turn], unlabeled["input"][turn]))
+        for turn in range(self.adversary_steps):
+            self._step(adversary, self.adversary_loss(labeled["input"][turn], unlabeled["input"][turn]))
+        self._taken.append((loss.detach(), correct.sum(), correct.numel()))
+        return {"loss": loss.detach(), "correct": correct}
+
+    def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+    def vae_loss(self, labeled: Tensor, unlabeled: Tensor) -> Tensor:
+        """The evidence bound of an image, by errors of variance 1, with the divergence from the prior weighed by `beta`,
+        and how well the discriminator sees by the latent means that images are not labeled; all for a pixel, and twice, so
+        that the first part is the mean squared error."""
+        images = torch.cat([labeled, unlabeled])
+        again, mean, log_variance = (each.float() for each in self.vae(images))
+        error = functional.mse_loss(again, images)
+        divergence = variational.divergence(mean, log_variance)
+        self._seen.append((error.detach(), divergence.mean().detach(), mean.detach()))
+        told = self.adversary(mean)
+        fooled = sum(_called_labeled(each, True) for each in (told[: len(labeled)], told[len(labeled) :]))
+        beside = self.beta * divergence.sum(1).mean() + self.adversary_weight * fooled
+        return error + 2 / images[0].numel() * beside
+
+    def adversary_loss(self, labeled: Tensor, unlabeled: Tensor) -> Tensor:
+        """How badly the discriminator tells labeled images from others."""
+        with torch.no_grad():
+            latent = self.latent(torch.cat([labeled, unlabeled]))
+        told = self.adversary(latent)
+        return _called_labeled(told[: len(labeled)], True) + _called_labeled(told[len(labeled) :], False)
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        errors, divergences, means = zip(*self._seen, strict=True)
+        divergence = torch.stack(divergences).mean()
+        living = variational.alive(means[-1]).float().mean()
+        self.log_dict(
+            {"train/reconstruction": torch.stack(errors).mean(), "train/divergence": divergence, "train/alive": living}
+        )
+        if divergence < _COLLAPSED:
+            log.warning(
+                "VAAL's latent says next to nothing of images: its divergence from the prior is %.2g nats a number; lower "
+                "beta=%g.", divergence, self.beta,
+            )  # fmt: skip
+
+
+_SIDES = ("labeled", "unlabeled")
+
+
+def _called_labeled(logits: Tensor, are: bool) -> Tensor:
+    """Cross-entropy of calling images labeled, or not, by logits (B,)."""
+    return functional.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, are, dtype=torch.float32))
