@@ -153,7 +153,7 @@ class Selection:
         for name, file in files.items():
             if name == "group" and file.ndim != 1:
                 raise ValueError(f"signals.group={self.signals[name]} has shape {list(file.shape)}; give one number a row.")
-            if name != "group" and file.dtype not in arrays.FLOATS:
+            if name not in _WHOLE and file.dtype not in arrays.FLOATS:
                 raise ValueError(
                     f"signals.{name}={self.signals[name]} holds {file.dtype}, and signals are floats of 16, 32 or 64 bits."
                 )
@@ -166,6 +166,7 @@ class Selection:
 
 
 _OF_LABELED = {"target", "cycle"}
+_WHOLE = {"group", "history"}  # of numbers of groups and of classes
 
 
 class _Names:

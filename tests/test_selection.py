@@ -18,7 +18,7 @@ SIGNALS = made_up_signals(SIZE, 0)
 
 @pytest.fixture
 def files(tmp_path):
-    for name in ("embedding", "logits", "probs", "logit_gradient", "mc_probs"):
+    for name in SIGNALS.keys() - {"target", "cycle", "group"}:
         for number, some in enumerate(SIGNALS[name].split(40)):
             np.save(tmp_path / f"{name}-{number}.npy", some.numpy())
     (tmp_path / "ids.csv").write_text("path;id\n" + "".join(f"x;image-{row}\n" for row in range(SIZE)))

@@ -32,6 +32,16 @@ def entropy(probs: Tensor) -> Tensor:
     return torch.special.entr(others).sum(-1) + torch.special.xlog1py(rest - 1, -rest)
 
 
+def entropy_of_logits(logits: Tensor) -> Tensor:
+    """Shannon entropy of softmax(z), for losses: its gradient is finite where a probability comes to nothing, as that of
+    `entropy` is not.
+
+    Args: logits (..., C). Returns (...), in nats, within [0, log C].
+    """
+    logs = torch.log_softmax(logits, -1)
+    return -(logs.exp() * logs).sum(-1)
+
+
 def least_confidence(probs: Tensor) -> Tensor:
     """One minus the probability of the predicted class: 1 - max_c p_c  (Lewis & Gale, 1994).
 

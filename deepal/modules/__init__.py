@@ -3,6 +3,18 @@
 from deepal.modules.adapter import Adapter, Voice
 from deepal.modules.classifier import Classifier
 from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
+from deepal.modules.mal import MAL
 from deepal.modules.vaal import VAAL
 
-__all__ = ["VAAL", "Adapter", "Classifier", "Committee", "Ensemble", "SharedBackbone", "Snapshot", "SplitHead", "Voice"]
+__all__ = [
+    "MAL",
+    "VAAL",
+    "Adapter",
+    "Classifier",
+    "Committee",
+    "Ensemble",
+    "SharedBackbone",
+    "Snapshot",
+    "SplitHead",
+    "Voice",
+]

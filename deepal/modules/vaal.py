@@ -14,7 +14,8 @@ from deepal.functional import variational
 from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured
 from deepal.modules.recipe import Recipe, classifier_of
-from deepal.nn.vae import VAE, Discriminator
+from deepal.nn.adversarial import Discriminator
+from deepal.nn.vae import VAE
 from deepal.task import Task
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Networks that look at images without labels: a variational autoencoder, and a discriminator of what it finds."""
+"""A network that looks at images without labels."""
 
 from collections.abc import Sequence
 from math import log2
@@ -51,20 +51,3 @@ class VAE(nn.Module):
         mean, log_variance = self.encode(images)
         drawn = mean + torch.randn_like(mean) * (log_variance / 2).exp()
         return self.decode(drawn), mean, log_variance
-
-
-class Discriminator(nn.Sequential):
-    """Tells which vectors (B, D) are of labeled images, by a logit (B,): three layers, as in VAAL (Sinha et al., 2019).
-
-    Args: features: D; hidden: units of the layers between.
-    """
-
-    def __init__(self, features: int, hidden: int = 512) -> None:
-        super().__init__(
-            nn.Linear(features, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 1),
-            nn.Flatten(0),
-        )

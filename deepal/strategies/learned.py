@@ -1,10 +1,12 @@
-"""Acquisitions by what a part of the model has learned to tell of images: `VAAL`'s discriminator."""
+"""Acquisitions by what a part of the model has learned to tell of images: the discriminators of `VAAL` and `MAL`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from deepal.functional import uncertainty
 from deepal.strategies.base import Acquisition
 
 
@@ -16,3 +18,15 @@ class Unlabeledness(Acquisition):
 
     def score(self, signals: Mapping[str, Tensor]) -> Tensor:
         return signals["unlabeledness"]
+
+
+@dataclass(frozen=True)
+class UnlabeledEntropy(Acquisition):
+    """Of what a discriminator takes for unlabeled, that of largest predictive entropy; then of the rest what is least like
+    the labeled images (Ebrahimi et al., 2020)."""
+
+    needs = {"pool": ("probs", "unlabeledness")}
+
+    def score(self, signals: Mapping[str, Tensor]) -> Tensor:
+        unlabeled = signals["unlabeledness"]
+        return torch.where(unlabeled > 0, uncertainty.entropy(signals["probs"]), unlabeled)

@@ -4,12 +4,9 @@ import signal
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
-from deepal import Learner
-from deepal.data import FromDatasets, Given
 from deepal.functional import variational
 from deepal.ledger import Ledger
 from deepal.modules import VAAL, Classifier
@@ -20,7 +17,8 @@ from deepal.probes import MCDropout
 from deepal.strategies import BADGE, Margin, Unlabeledness
 from deepal.task import Task
 from deepal.weights import load_model
-from tests import own, runs
+from tests import runs
+from tests.modules.pools import asked_first, clusters, low_digits
 from tests.runs import Outcome, digits, in_process
 
 SMALL = partial(VAAL, width=8)
@@ -84,48 +82,15 @@ def test_the_classifier_trains_in_train_mode(tmp_path, monkeypatch):
     assert modes == [{True}] * 60
 
 
-def fit_of(tmp_path, labeled, images, targets, steps, **options):
-    """What is asked first where these are labeled, and the module that asked."""
-    data = FromDatasets(
-        train=Pictures(images, targets), test=Pictures(images[:50], targets[:50]),
-        classes=tuple(map(str, range(int(targets.max()) + 1))), validation=0, epoch_steps=50,
-    )  # fmt: skip
-    learner = Learner(
-        strategy=Unlabeledness(), module=partial(VAAL, **options), data=data, initial=Given(labeled), query_size=100,
-        budget=len(labeled) + 100, trainer={"max_steps": steps}, root=tmp_path, test_every=10**6,
-    )  # fmt: skip
-    learner.tell(labeled, targets[labeled].tolist())
-    asked = learner.ask()
-    return asked, load_model(learner.folder / "cycles" / "000" / "weights.safetensors")
-
-
-class Pictures(torch.utils.data.Dataset):
-    def __init__(self, images, targets):
-        self.images, self.targets = images, targets
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, index):
-        return self.images[index], int(self.targets[index])
-
-
 def test_of_two_clusters_one_of_which_is_labeled_the_other_is_asked_for(tmp_path):
-    coins = torch.Generator().manual_seed(0)
-    centers = torch.randn(2, 1, 8, 8, generator=coins)
-    cluster = torch.arange(600) % 2
-    images = centers[cluster] + 0.5 * torch.randn(600, 1, 8, 8, generator=coins)
-    labeled = (cluster == 0).nonzero().squeeze(1)[:100].tolist()
-    asked, _ = fit_of(tmp_path, labeled, images, cluster, 200, width=8)
+    images, cluster, labeled = clusters()
+    asked, _ = asked_first(tmp_path, Unlabeledness(), VAAL, labeled, images, cluster, 200, width=8)
     assert cluster[asked].float().mean() >= 0.95
 
 
 def test_on_digits_it_sees_what_has_no_label_and_knows_what_images_look_like(tmp_path):
-    """Labels of the digits 0 to 4 alone: it asks for 5 to 9, which are three in five of the pool."""
-    scans, names = own.scans(4000)
-    images, targets = torch.tensor(np.asarray(scans)).unsqueeze(1), torch.tensor([int(name) for name in names])
-    labeled = (targets < 5).nonzero().squeeze(1)[:500].tolist()
-    asked, module = fit_of(tmp_path, labeled, images, targets, 300, width=16)
+    images, targets, labeled = low_digits()
+    asked, module = asked_first(tmp_path, Unlabeledness(), VAAL, labeled, images, targets, 300, width=16)
     assert (targets[asked] >= 5).float().mean() >= 0.8
     some = module.task.normalize(images[:1000])
     with torch.no_grad():
