@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from deepal import Learner, preflight, seeds
 from deepal.data import Digits
 from deepal.data.loading import Evenly, InOrder, Share, Shuffled
 from deepal.ledger import Ledger
-from deepal.modules import Classifier
+from deepal.modules import VAAL, Classifier
 from deepal.scan import Scan
 from deepal.signals import Signals
 from deepal.strategies import Margin
@@ -70,6 +71,18 @@ def test_recorders_of_two_processes_record_what_one_does(tmp_path):
     assert sum(row["events"] for row in ledgers[0].forgetting(1) if row["learned"]) > 0
     assert (ours["history"] >= 0).any()
     assert len(ours["history"][ours["history"][:, 0] >= 0].unique(dim=1).T) > 1
+
+
+def test_vaal_trains_in_two_processes_and_repeats_itself(tmp_path):
+    for turn in ("one", "again"):
+        done = launch(tmp_path / turn, "vaal")
+        assert done.returncode == 0, done.stderr
+    first, again = (Outcome.of(two_ranks.of_vaal(tmp_path / turn)) for turn in ("one", "again"))
+    assert first == again
+    module = VAAL()
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(_ddp_kwargs={}))
+    with pytest.raises(ValueError, match="VAAL trains one of its networks at a time"):
+        module.on_fit_start()
 
 
 def test_every_rank_makes_the_same_picks(whole):

@@ -42,7 +42,7 @@ EVERY = [
     if isinstance(strategy := getattr(strategies, name), type)
     and issubclass(strategy, strategies.QueryStrategy)
     and not strategy.__abstractmethods__
-    and name not in ("EPIG", "PerGroup", "Prefilter", "Projected", "Random", "Stochastic")
+    and name not in ("ComparedBy", "EPIG", "PerGroup", "Prefilter", "Projected", "Random", "Stochastic")
 ]
 
 

@@ -1,5 +1,5 @@
 """A run on digits in two processes, with batch norm: `python -m tests.two_ranks ROOT [RANK PLACE TURN]`, or
-`python -m tests.two_ranks ROOT features`, or `recorders`.
+`python -m tests.two_ranks ROOT features`, or `recorders`, or `vaal`.
 
 Each process writes down what it read and what it chose. Where a rank, a place and a turn are given, that process is killed
 when it comes by the place for that time.
@@ -17,12 +17,12 @@ from torch import nn
 
 from deepal import Learner, callbacks, cycle, scan
 from deepal.data import Digits
-from deepal.modules import Classifier
+from deepal.modules import VAAL, Classifier
 from deepal.nn import MLP, Headed, Network
 from deepal.probes import MCDropout
 from deepal.recorders import ForgettingEvents, PredictionHistory
 from deepal.representation import Backbone
-from deepal.strategies import BADGE, BALD, CoreSet, LabelDispersion, Prefilter
+from deepal.strategies import BADGE, BALD, CoreSet, LabelDispersion, Prefilter, Unlabeledness
 
 STRATEGY = Prefilter(BALD(), BADGE(), keep=200)
 callbacks.SECONDS_APART = 0  # a state every epoch: these runs are short
@@ -84,7 +84,14 @@ def of_recorders(root, processes=2):
     )  # fmt: skip
 
 
-MADE = {"features": of_features, "recorders": of_recorders}
+def of_vaal(root, processes=2):
+    """Three networks, of which one is trained at a time."""
+    learner = made(root, processes)
+    several = {**learner.trainer, "strategy": "ddp_find_unused_parameters_true", "max_steps": 20}
+    return replace(learner, module=partial(VAAL, Classifier(Normed), width=4), strategy=Unlabeledness(), trainer=several)
+
+
+MADE = {"features": of_features, "recorders": of_recorders, "vaal": of_vaal}
 
 
 def record(root, rank):

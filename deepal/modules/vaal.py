@@ -145,8 +145,8 @@ class VAAL(Measured):
         distributed = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
         if not distributed.get("find_unused_parameters"):
             raise ValueError(
-                "VAAL trains one of its networks at a time, which the ddp strategy takes for a mistake; give "
-                "trainer.strategy=ddp_find_unused_parameters_true."
+                "VAAL trains one of its networks at a time, which the ddp strategy takes for a mistake; "
+                "give trainer.strategy=ddp_find_unused_parameters_true."
             )
 
     def on_train_epoch_start(self) -> None:

@@ -17,7 +17,7 @@ from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCove
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
 from deepal.strategies.dynamics import LabelDispersion, PredictionFlips
 from deepal.strategies.gradient import BADGE, BAIT, EGL
-from deepal.strategies.hybrid import PerGroup, Prefilter, Projected, Stochastic
+from deepal.strategies.hybrid import ComparedBy, PerGroup, Prefilter, Projected, Stochastic
 from deepal.strategies.learned import UnlabeledEntropy, Unlabeledness
 from deepal.strategies.mixing import ALFAMix
 from deepal.strategies.passive import Random
@@ -35,6 +35,7 @@ __all__ = [
     "BatchBALD",
     "Choice",
     "ClusterMargin",
+    "ComparedBy",
     "ConsensusKL",
     "CoreSet",
     "DCoM",

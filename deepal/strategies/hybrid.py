@@ -132,11 +132,7 @@ class Projected(Composed):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"Projected(width={self.width}) must be at least 1.")
-        if self.of.of_last_layer or "embedding" not in self.of.needs.get("pool", ()):
-            raise ValueError(
-                f"Projected(of={self.of!r}) takes a strategy that compares embeddings, such as CoreSet(), and not one that "
-                f"reads them as inputs of the last layer."
-            )
+        _refuse_no_comparison(self, self.of)
 
     @property
     def parts(self) -> tuple[QueryStrategy, ...]:
@@ -174,6 +170,65 @@ class Projected(Composed):
             for of, each in sets.items()
         }
         return replace(view, **joined)
+
+
+@dataclass(frozen=True)
+class ComparedBy(Composed):
+    """What another strategy asks for where it compares images by another signal than their embedding:
+    `ComparedBy(CoreSet(), "latent")` covers the latent of `VAAL`.
+
+    Args: of: the strategy; signal: the name of the other, (B, D) or (B, ..., D).
+    """
+
+    of: QueryStrategy
+    signal: str
+
+    def __post_init__(self) -> None:
+        _refuse_no_comparison(self, self.of)
+
+    @property
+    def parts(self) -> tuple[QueryStrategy, ...]:
+        return (self.of,)
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return {
+            of: tuple(dict.fromkeys(self.signal if name == "embedding" else name for name in names))
+            for of, names in self.of.needs.items()
+        }
+
+    @property
+    def keeps_prefix(self) -> bool:  # type: ignore[override]
+        return self.of.keeps_prefix
+
+    def workspace(self, sizes: Sizes) -> int:
+        return self.of.workspace(replace(sizes, widths={**sizes.widths, "embedding": sizes.widths.get(self.signal, 0)}))
+
+    def once(self, view: View, query_size: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return self.of.once(self._renamed(view), query_size, generator)
+
+    def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
+        return choose(self.of, self._renamed(view), query_size, generator)
+
+    def _renamed(self, view: View) -> View:
+        sets = {"pool": view.pool, "labeled": view.labeled, "holdout": view.holdout}
+        return replace(
+            view,
+            **{
+                of: sets[of].joined({"embedding": sets[of][self.signal]})
+                for of, names in self.of.needs.items()
+                if "embedding" in names
+            },
+        )
+
+
+def _refuse_no_comparison(by: QueryStrategy, of: QueryStrategy) -> None:
+    """Raises ValueError where a strategy does not compare images by any representation."""
+    if of.of_last_layer or "embedding" not in of.needs.get("pool", ()):
+        raise ValueError(
+            f"{type(by).__name__}(of={of!r}) takes a strategy that compares embeddings, such as CoreSet(), and not one "
+            f"that reads them as inputs of the last layer."
+        )
 
 
 Kind = Literal["power", "softmax", "softrank"]

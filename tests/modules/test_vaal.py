@@ -9,12 +9,12 @@ import torch
 
 from deepal.functional import variational
 from deepal.ledger import Ledger
-from deepal.modules import VAAL, Classifier
+from deepal.modules import MAL, VAAL, Classifier
 from deepal.nn import MLP
 from deepal.nn.vae import VAE
 from deepal.oracles import DatasetOracle
 from deepal.probes import MCDropout
-from deepal.strategies import BADGE, Margin, Unlabeledness
+from deepal.strategies import BADGE, ComparedBy, CoreSet, Margin, UnlabeledEntropy, Unlabeledness
 from deepal.task import Task
 from deepal.weights import load_model
 from tests import runs
@@ -137,6 +137,22 @@ def test_other_strategies_read_it_and_it_is_loaded_again(tmp_path):
     module, images = load_model(learner.folder), torch.rand(3, 1, 8, 8)
     assert module.probs(images).shape == (3, 10)
     assert (module.width, module.latent_dim) == (8, 32)
+
+
+def test_it_trains_in_mixed_precision_too(tmp_path):
+    trainer = {"max_steps": 20, "precision": "bf16-mixed"}
+    for module, strategy in ((SMALL, Unlabeledness()), (MAL, UnlabeledEntropy())):
+        learner = digits(tmp_path / type(strategy).__name__, strategy=strategy, module=module, budget=30, trainer=trainer)
+        assert [each.labels for each in learner.run()] == [20, 30]
+
+
+def test_its_latent_is_covered_in_one_line(tmp_path):
+    learner = digits(tmp_path, strategy=ComparedBy(CoreSet(), "latent"), module=SMALL, budget=30)
+    assert [each.labels for each in learner.run()] == [20, 30]
+    with pytest.raises(ValueError, match=r"needs latent, which Classifier cannot say; VAAL can"):
+        digits(tmp_path / "without", strategy=ComparedBy(CoreSet(), "latent")).run()
+    with pytest.raises(ValueError, match=r"ComparedBy\(of=BADGE"):
+        ComparedBy(BADGE(), "latent")
 
 
 def test_what_cannot_work_is_refused():
