@@ -28,10 +28,15 @@ _UNLIKE_ANY = uuid4().hex  # of this process alone
 
 
 class Leases:
-    """The leases as one worker sees and takes them. Args: beat, runs_out: in seconds, as above."""
+    """The leases as one worker sees and takes them.
 
-    def __init__(self, beat: float = BEAT, runs_out: float = RUNS_OUT) -> None:
-        self.beat, self.runs_out = beat, runs_out
+    Args:
+        beat, runs_out: in seconds, as above.
+        ends_with: the number of a process with which this one ends.
+    """
+
+    def __init__(self, beat: float = BEAT, runs_out: float = RUNS_OUT, ends_with: int | None = None) -> None:
+        self.beat, self.runs_out, self.ends_with = beat, runs_out, ends_with
         self._seen: dict[Path, _Seen] = {}
 
     @contextmanager
@@ -58,9 +63,15 @@ class Leases:
         return lease is not None and not self._has_run_out(lease)
 
     def is_undecided(self, folder: Path) -> bool:
-        """Whether only time will tell if a folder is held: its lease is from elsewhere, and has not been seen to beat."""
+        """Whether only time will tell if a folder is held: its lease is from elsewhere, and has not been seen to beat; or
+        who holds it is about to end, because the process that it ends with is gone."""
         lease = _last(folder)
-        return lease is not None and not self._has_run_out(lease) and not self._seen[lease].beats and not _is_here(lease)
+        if lease is None or self._has_run_out(lease):
+            return False
+        holder = _holder(_read(lease))
+        if holder.get("place") == place():
+            return "ends_with" in holder and not _lives(holder["ends_with"])
+        return not self._seen[lease].beats
 
     def _made(self, folder: Path) -> Path | None:
         """A lease of ours; None where somebody else holds the folder, or was faster."""
@@ -68,7 +79,7 @@ class Leases:
         if last is not None and not self._has_run_out(last):
             return None
         lease = folder / f"lease.{_number(last) + 1 if last else 0}"
-        return lease if _make(lease, _content(0)) else None
+        return lease if _make(lease, self._content(0)) else None
 
     def _has_run_out(self, lease: Path) -> bool:
         content, now = _read(lease), time.monotonic()
@@ -85,7 +96,11 @@ class Leases:
         while not stop.wait(self.beat):
             beats += 1
             with suppress(OSError):  # a full disk, say: the next may come through
-                _replace(lease, _content(beats))
+                _replace(lease, self._content(beats))
+
+    def _content(self, beats: int) -> bytes:
+        own = {"host": socket.gethostname(), "place": place(), **_process(os.getpid()), "beats": beats}
+        return json.dumps(own if self.ends_with is None else {**own, "ends_with": _process(self.ends_with)}).encode()
 
 
 @dataclass(frozen=True)
@@ -112,9 +127,9 @@ def place() -> str:
         return f"{socket.gethostname()} {_UNLIKE_ANY}"
 
 
-def _content(beats: int) -> bytes:
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "place": place(), "started": _started(os.getpid())}
-    return json.dumps({**holder, "beats": beats}).encode()
+def _process(pid: int) -> dict[str, Any]:
+    """By which a process is known again."""
+    return {"pid": pid, "started": _started(pid)}
 
 
 def _make(lease: Path, content: bytes) -> bool:
@@ -160,10 +175,6 @@ def _holder(content: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) and {"host", "pid", "place", "started"} <= set(holder) else {}
-
-
-def _is_here(lease: Path) -> bool:
-    return _holder(_read(lease)).get("place") == place()
 
 
 def _lives(holder: dict[str, Any]) -> bool:

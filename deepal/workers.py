@@ -48,12 +48,12 @@ class Work(Protocol):
     def is_left(self, folder: Path, session: str) -> bool: ...
 
 
-def carry_out(study: Work, session: str) -> None:
+def carry_out(study: Work, session: str, ends_with: int | None = None) -> None:
     """Do the runs of a study that nobody else is doing, one after another, until there are none.
 
-    Args: session: a run that has failed in this session is not tried again in it.
+    Args: session: a run that has failed in this session is not tried again in it; ends_with: as for `Leases`.
     """
-    own, wait_for_more = Leases(), True
+    own, wait_for_more = Leases(ends_with=ends_with), True
     while wait_for_more:
         wait_for_more = False
         for folder in study.left(session):
@@ -143,14 +143,14 @@ def _work(study: Work, session: str, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     logging.getLogger("deepal").setLevel(logging.ERROR)  # what goes wrong is said by the one who supervises
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(KeyboardInterrupt):
-        carry_out(study, session)
-
-
-def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        carry_out(study, session, parent.pid)
+
+
+def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
 

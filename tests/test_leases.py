@@ -20,6 +20,20 @@ def hold(folder, ready):
         time.sleep(60)
 
 
+def hold_as_long_as(pid, folder, ready, seconds=60):
+    with Leases(beat=0.05, ends_with=pid).held(folder) as mine:
+        ready.put(mine)
+        time.sleep(seconds)
+
+
+def gone():
+    """The number of a process that there was."""
+    process = processes.Process(target=int)
+    process.start()
+    process.join()
+    return process.pid
+
+
 def try_once(folder, start, won):
     start.wait()
     with Leases().held(folder) as mine:
@@ -92,6 +106,23 @@ def test_a_worker_that_stands_still_on_this_machine_keeps_it(held):
     time.sleep(0.3)
     assert looking.is_held(folder)  # it lives: its number is not another's
     os.kill(process.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_who_ends_with_a_process_that_is_gone_is_waited_for(tmp_path, is_gone):
+    """It holds its folder until it has ended, which may take a moment, and nobody else will do its work."""
+    ready = processes.Queue()
+    process = processes.Process(target=hold_as_long_as, args=(gone() if is_gone else os.getpid(), tmp_path, ready))
+    process.start()
+    assert ready.get(timeout=60)
+    for _ in range(2):
+        assert Leases().is_held(tmp_path)
+        assert Leases().is_undecided(tmp_path) == is_gone
+        time.sleep(0.2)  # and a few heartbeats
+    process.kill()
+    process.join()
+    assert not Leases().is_held(tmp_path)
+    assert not Leases().is_undecided(tmp_path)
 
 
 def test_what_is_over_is_free_and_can_be_held_again(tmp_path):

@@ -27,6 +27,7 @@ from deepal.oracles import DatasetOracle, FileOracle
 from deepal.report import comparing
 from deepal.strategies import BADGE, CoreSet, Margin, QueryStrategy, Random
 from deepal.study import Study, StudyError
+from tests import test_leases
 from tests.runs import in_process
 
 
@@ -249,7 +250,7 @@ def test_a_run_that_exits_stops_no_other(tmp_path, workers):
 
 def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch):
     """As after a restart of the machine: a worker was killed, and no number of a process says so any more."""
-    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5))
+    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5, None))
     monkeypatch.setattr(workers, "_LOOKS", 0.05)
     for processes in (1, 2):
         whole = made(tmp_path / str(processes), strategies=[Random()], ceiling=False)
@@ -266,7 +267,7 @@ def elsewhere(beats):
 
 @pytest.mark.parametrize("content", ["", "5", "{}", '{"place": 3}'])
 def test_broken_files_in_the_folder_of_a_run_stop_nothing(tmp_path, content, monkeypatch):
-    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.2))
+    monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.2, None))
     whole = made(tmp_path, strategies=[Random()], ceiling=False)
     for folder in whole.runs:
         folder.mkdir(parents=True)
@@ -308,6 +309,18 @@ def test_a_run_in_the_hands_of_another_is_left_to_it(tmp_path, caplog):
         (record,) = whole.run()
     assert record.seed == 1
     assert "1 of 2 runs are being done by" in caplog.text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_that_outlives_its_command_for_a_moment_is_waited_for(tmp_path, count):
+    """Its process ends when a disk lets it, and a command that follows at once did not find its run, nor do it."""
+    whole = made(tmp_path, strategies=[Random()], ceiling=False)
+    held, _ = whole.runs
+    ready = test_leases.processes.Queue()
+    orphan = in_process(test_leases.hold_as_long_as, test_leases.gone(), held, ready, 6)
+    assert ready.get(timeout=60)
+    assert [each.finished for each in whole.run(count)] == [True, True]
+    orphan.join()
 
 
 def test_an_interrupt_goes_through_and_leaves_no_lease(tmp_path, monkeypatch):
