@@ -27,7 +27,7 @@ def logit_gradient(logits: Tensor) -> Tensor:
     >>> logit_gradient(torch.tensor([[0.0, 0.0]]))
     tensor([[-0.5000,  0.5000]])
     """
-    return label_gradients(logits, logits.argmax(-1, keepdim=True)).squeeze(-2)
+    return class_gradients(logits, logits.argmax(-1, keepdim=True)).squeeze(-2)
 
 
 def label_gradient(logits: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ def label_gradient(logits: Tensor) -> Tensor:
     return torch.where(logits > 0, -1, 1) * torch.sigmoid(-logits.abs())
 
 
-def label_gradients(logits: Tensor, labels: Tensor) -> Tensor:
+def class_gradients(logits: Tensor, labels: Tensor) -> Tensor:
     """Gradients of the cross-entropy to each of some labels by the logits: softmax(z) - onehot(y).
 
     The entry of the label itself is summed from the others, as in `logit_gradient`.

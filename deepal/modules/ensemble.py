@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from deepal.functional import gradients
 from deepal.modules.classifier import Classifier
-from deepal.modules.measured import Measured
+from deepal.modules.measured import Measured, refuse_plain_ddp
 from deepal.modules.recipe import Recipe, classifier_of
 from deepal.nn import Network, Trunk
 from deepal.nn.together import Side, Stack
@@ -187,12 +187,7 @@ class SharedBackbone(Ensemble):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         _refuse_monitors(self)
-        distributed = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
-        if not distributed.get("find_unused_parameters"):
-            raise ValueError(
-                "SharedBackbone trains one of its networks alone at first, which the ddp strategy takes for a mistake; "
-                "give trainer.strategy=ddp_find_unused_parameters_true."
-            )
+        refuse_plain_ddp(self, "trains one of its networks alone at first")
         self.parted.fill_(False)  # of a fit before, whose weights are gone on from
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

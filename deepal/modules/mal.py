@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from deepal.functional import gradients, uncertainty
 from deepal.modules.measured import Measured
 from deepal.nn import MLP, Network
-from deepal.nn.adversarial import CosineHead, Discriminator, reverse_gradient
+from deepal.nn.adversarial import CosineHead, Discriminator, miscalled, reverse_gradient
 from deepal.task import Task
 
 
@@ -122,9 +122,6 @@ class MAL(Measured):
         logits = self.network.forward_head(features[:count])
         doubt = uncertainty.entropy_of_logits(self.network.forward_head(reverse_gradient(features[count:])))
         told = self.adversary(normalize(features.detach(), dim=-1))
-        is_labeled = torch.zeros_like(told)
-        is_labeled[:count] = 1
         loss = functional.cross_entropy(logits.flatten(0, -2), labeled["target"].flatten())
-        wrong = functional.binary_cross_entropy_with_logits(told, is_labeled, reduction="none")
-        loss = loss - self.entropy_weight * doubt.mean() + wrong[:count].mean() + wrong[count:].mean()
+        loss = loss - self.entropy_weight * doubt.mean() + miscalled(told[:count], True) + miscalled(told[count:], False)
         return loss, logits.argmax(-1) == labeled["target"]

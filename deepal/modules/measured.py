@@ -109,6 +109,17 @@ class Measured(LightningModule):
         del self._predict
 
 
+def refuse_plain_ddp(module: LightningModule, what_it_does: str) -> None:
+    """Raises ValueError where weights that take no part in a step would be taken for a mistake by processes that train
+    together."""
+    distributed = getattr(module.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+    if not distributed.get("find_unused_parameters"):
+        raise ValueError(
+            f"{type(module).__name__} {what_it_does}, which the ddp strategy takes for a mistake; give "
+            f"trainer.strategy=ddp_find_unused_parameters_true."
+        )
+
+
 def _metrics(classes: int) -> dict[str, Metric]:
     """What is always measured on validation and test images, from class probabilities."""
     return {

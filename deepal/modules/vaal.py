@@ -12,9 +12,9 @@ from torch.optim import Adam
 
 from deepal.functional import variational
 from deepal.modules.classifier import Classifier
-from deepal.modules.measured import Measured
+from deepal.modules.measured import Measured, refuse_plain_ddp
 from deepal.modules.recipe import Recipe, classifier_of
-from deepal.nn.adversarial import Discriminator
+from deepal.nn.adversarial import Discriminator, miscalled
 from deepal.nn.vae import VAE
 from deepal.task import Task
 
@@ -142,12 +142,7 @@ class VAAL(Measured):
         return [optimizer, *others], schedules
 
     def on_fit_start(self) -> None:
-        distributed = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
-        if not distributed.get("find_unused_parameters"):
-            raise ValueError(
-                "VAAL trains one of its networks at a time, which the ddp strategy takes for a mistake; "
-                "give trainer.strategy=ddp_find_unused_parameters_true."
-            )
+        refuse_plain_ddp(self, "trains one of its networks at a time")
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -185,7 +180,7 @@ class VAAL(Measured):
         divergence = variational.divergence(mean, log_variance)
         self._seen.append((error.detach(), divergence.mean().detach(), mean.detach()))
         told = self.adversary(mean)
-        fooled = sum(_called_labeled(each, True) for each in (told[: len(labeled)], told[len(labeled) :]))
+        fooled = sum(miscalled(each, True) for each in (told[: len(labeled)], told[len(labeled) :]))
         beside = self.beta * divergence.sum(1).mean() + self.adversary_weight * fooled
         return error + 2 / images[0].numel() * beside
 
@@ -194,7 +189,7 @@ class VAAL(Measured):
         with torch.no_grad():
             latent = self.latent(torch.cat([labeled, unlabeled]))
         told = self.adversary(latent)
-        return _called_labeled(told[: len(labeled)], True) + _called_labeled(told[len(labeled) :], False)
+        return miscalled(told[: len(labeled)], True) + miscalled(told[len(labeled) :], False)
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()
@@ -212,8 +207,3 @@ class VAAL(Measured):
 
 
 _SIDES = ("labeled", "unlabeled")
-
-
-def _called_labeled(logits: Tensor, are: bool) -> Tensor:
-    """Cross-entropy of calling images labeled, or not, by logits (B,)."""
-    return functional.binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, are, dtype=torch.float32))

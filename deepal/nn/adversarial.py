@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import binary_cross_entropy_with_logits, linear, normalize
 
 
 class Discriminator(nn.Sequential):
@@ -18,6 +18,11 @@ class Discriminator(nn.Sequential):
 
     def forward(self, vectors: Tensor) -> Tensor:
         return super().forward(vectors).squeeze(-1)
+
+
+def miscalled(logits: Tensor, labeled: bool) -> Tensor:
+    """How badly a discriminator's logits (...) call images labeled, or not: the mean cross-entropy."""
+    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, labeled, dtype=torch.float32))
 
 
 class CosineHead(nn.Linear):

@@ -41,7 +41,7 @@ class GradientLength(Probe):
         def length(image: Tensor) -> Tensor:
             logits, pulled_back = vjp(lambda weights: functional_call(speaking, weights, image[None])[0], weights)
             likely = torch.softmax(logits.float(), -1).topk(min(self.labels or len(logits), len(logits)))
-            errors = gradients.label_gradients(logits, likely.indices).to(logits.dtype)
+            errors = gradients.class_gradients(logits, likely.indices).to(logits.dtype)
             lengths = [torch.stack([part.norm() for part in pulled_back(error)[0].values()]).norm() for error in errors]
             return likely.values @ torch.stack(lengths)
 

@@ -129,7 +129,7 @@ def test_the_expected_gradient_length_keeps_its_digits_on_sure_rows(seed, lead):
 def test_gradients_of_labels_are_the_errors_of_each(seed):
     logits, labels = random(seed, 6, 4), torch.arange(4).expand(6, 4)
     expected = torch.softmax(logits, 1).unsqueeze(1) - torch.eye(4)
-    found = gradients.label_gradients(logits, labels)
+    found = gradients.class_gradients(logits, labels)
     assert torch.allclose(found, expected)
     assert torch.allclose(found.norm(dim=2), gradients.error_lengths(torch.softmax(logits, 1)))
 
