@@ -7,6 +7,7 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
     flip_distance (B,), how far an embedding moves along the gradient of its loss until another class is predicted
     gradient_length (B,), of the whole network, on average over the labels that the model expects
     history (B, T), classes that were predicted while the model was trained, -1 where that was not recorded
+    predicted_loss (B,), of the classifier, in no unit
     unlabeledness (B,), a discriminator's logit of being unlabeled      latent (B, Z)      reconstruction, of the image
     mc_probs (B, K, C), of K draws from a posterior, the same draws for all rows where a strategy reads rows together
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 NAMES = (
     "logits", "probs", "embedding", "logit_gradient", "gradient_embedding", "mc_probs", "group", "flip_distance",
-    "gradient_length", "history", "unlabeledness", "latent",
+    "gradient_length", "history", "unlabeledness", "latent", "predicted_loss",
 )  # fmt: skip
 """Of the signals in use that a pool may have."""
 

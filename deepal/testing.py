@@ -60,6 +60,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
         "gradient_length": gradients.expected_gradient_length(torch.softmax(logits, -1), embedding),
         "flip_distance": mixing.flip_distance(logits, error, head),
         "latent": torch.randn(size, 3, generator=generator),
+        "predicted_loss": torch.randn(size, generator=generator),
         "unlabeledness": 3 * torch.randn(size, generator=generator),
         "history": torch.randint(classes, (size, 9), generator=generator, dtype=torch.int16),
         "target": torch.randint(classes, (size,), generator=generator),

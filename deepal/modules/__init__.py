@@ -3,6 +3,7 @@
 from deepal.modules.adapter import Adapter, Voice
 from deepal.modules.classifier import Classifier
 from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
+from deepal.modules.loss_prediction import LossPrediction
 from deepal.modules.mal import MAL
 from deepal.modules.vaal import VAAL
 
@@ -13,6 +14,7 @@ __all__ = [
     "Classifier",
     "Committee",
     "Ensemble",
+    "LossPrediction",
     "SharedBackbone",
     "Snapshot",
     "SplitHead",

@@ -1,7 +1,6 @@
 """`VAAL`: a classifier, and beside it two networks that learn what labeled images look like, and what others do."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from torch.nn import functional
 from torch.optim import Adam
 
 from deepal.functional import variational
+from deepal.modules.accompanied import Accompanied
 from deepal.modules.classifier import Classifier
-from deepal.modules.measured import Measured, refuse_plain_ddp
-from deepal.modules.recipe import Recipe, classifier_of
+from deepal.modules.measured import refuse_plain_ddp
+from deepal.modules.recipe import Recipe
 from deepal.nn.adversarial import Discriminator, miscalled
 from deepal.nn.vae import VAE
 from deepal.task import Task
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _COLLAPSED = 0.01  # nats a latent number, below which it says next to nothing of an image
 
 
-class VAAL(Measured):
+class VAAL(Accompanied):
     """Variational adversarial active learning (Sinha et al., 2019): a variational autoencoder learns all images, labeled
     and unlabeled, and a discriminator learns to tell by its latent means which are labeled, while the autoencoder learns
     to make them alike. What is told apart all the same is unlike what is labeled: `unlabeledness`, the logit of being
@@ -48,8 +48,7 @@ class VAAL(Measured):
     """
 
     reads_unlabeled = True
-    of_its_own: tuple[str, ...] = ()
-    """Options of its classifier that it does not take from there."""
+    own = ("latent", "unlabeledness", "reconstruction")
 
     def __init__(
         self,
@@ -63,21 +62,15 @@ class VAAL(Measured):
         vae_rate: float = 5e-4,
         adversary_rate: float = 5e-4,
     ) -> None:
-        recipe = classifier_of(of, "VAAL")
-        if recipe.posterior is not None or recipe.frozen:
-            raise ValueError(
-                "VAAL(of=...) takes a Classifier that learns from images and has no posterior of its own; leave frozen and "
-                "posterior out, and give probes=[MCDropout()] for draws."
-            )
+        super().__init__(of)
         if min(latent_dim, width, vae_steps, adversary_steps) < 1 or min(beta, adversary_weight) < 0:
             raise ValueError(
                 f"VAAL(latent_dim={latent_dim}, width={width}, beta={beta}, adversary_weight={adversary_weight}, "
                 f"vae_steps={vae_steps}, adversary_steps={adversary_steps}) needs sizes and steps of at least 1, and "
                 f"weights that are not negative."
             )
-        super().__init__(recipe.metrics)
         self.automatic_optimization = False
-        self.of, self.latent_dim, self.width = recipe, latent_dim, width
+        self.latent_dim, self.width = latent_dim, width
         self.beta, self.adversary_weight = beta, adversary_weight
         self.vae_steps, self.adversary_steps, self.orders = vae_steps, adversary_steps, max(vae_steps, adversary_steps)
         self.vae_rate, self.adversary_rate = vae_rate, adversary_rate
@@ -85,30 +78,10 @@ class VAAL(Measured):
     def configure_network(self, task: Task) -> None:
         """Draw the three networks, from the global generator, the classifier's first."""
         super().configure_network(task)
-        self.of.draw_network(task)
         self.vae = VAE(task.input_shape, self.latent_dim, self.width)
         self.adversary = Discriminator(self.latent_dim)
 
     # What it says of normalised images (B, channels, height, width)
-
-    def logits(self, images: Tensor) -> Tensor:
-        """(B, C)."""
-        return self.of.logits(images)
-
-    def probs(self, images: Tensor) -> Tensor:
-        return self.of.probs(images)
-
-    def embedding(self, images: Tensor) -> Tensor:
-        """The input of the classifier's last layer, (B, D)."""
-        return self.of.embedding(images)
-
-    def logit_gradient(self, images: Tensor) -> Tensor:
-        """Gradient of the cross-entropy to the predicted class by the logits, (B, C)."""
-        return self.of.logit_gradient(images)
-
-    def flip_distance(self, images: Tensor) -> Tensor:
-        """As of `Classifier`, (B,)."""
-        return self.of.flip_distance(images)
 
     def latent(self, images: Tensor) -> Tensor:
         """Means of the latent, (B, Z)."""
@@ -121,15 +94,6 @@ class VAAL(Measured):
     def reconstruction(self, images: Tensor) -> Tensor:
         """Images again, from the means of their latent."""
         return self.vae.decode(self.latent(images))
-
-    def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Several signals by name, the classifier's from one forward pass."""
-        own = {name: getattr(self, name)(images) for name in names if name in ("latent", "unlabeledness", "reconstruction")}
-        others = [name for name in names if name not in own]
-        return {**own, **(self.of.say(images, others) if others else {})}
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.logits(images)
 
     # Training
 

@@ -45,6 +45,12 @@ class Network(nn.Module, ABC):
         """The layers from images to logits, where they run one after another and that is all; else None."""
         return None
 
+    def stages(self) -> list[str]:
+        """Names of the parts whose outputs are features of ever higher level; none where a network does not say. Where
+        layers run one after another, those are the nonlinear ones."""
+        nonlinear = [each for each in self.chain() or () if isinstance(each, nn.ReLU)]
+        return [name for name, each in self.named_modules() if any(each is one for one in nonlinear)]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))
 

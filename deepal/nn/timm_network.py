@@ -33,3 +33,6 @@ class Timm(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.trunk(images)
+
+    def stages(self) -> list[str]:
+        return [f"trunk.{each['module']}" for each in getattr(self.trunk, "feature_info", ()) if each.get("module")]

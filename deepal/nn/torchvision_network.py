@@ -40,6 +40,9 @@ class Torchvision(Network):
     def forward_features(self, images: Tensor) -> Tensor:
         return self.trunk(images.expand(-1, 3, -1, -1))
 
+    def stages(self) -> list[str]:
+        return _residual_stages(self.trunk)
+
 
 class _SmallImageResNet(Network):
     """A residual network for images of 28 to 64 pixels (He et al., 2016): a 3x3 stem of stride 1 and no pooling, so that
@@ -56,6 +59,9 @@ class _SmallImageResNet(Network):
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.trunk(images)
+
+    def stages(self) -> list[str]:
+        return _residual_stages(self.trunk)
 
     def forward_head(self, embedding: Tensor) -> Tensor:
         return self.head(self.dropout(embedding))
@@ -83,6 +89,11 @@ class ResNet50(_SmallImageResNet):
 
     def __init__(self, input_shape: Sequence[int], classes: int, dropout: float = 0.0) -> None:
         super().__init__(input_shape, classes, "resnet50", dropout)
+
+
+def _residual_stages(trunk: nn.Module) -> list[str]:
+    """Names of the four stages of a residual network; none of another one."""
+    return [f"trunk.{name}" for name, _ in trunk.named_children() if name in ("layer1", "layer2", "layer3", "layer4")]
 
 
 def _cut_last_linear(trunk: nn.Module, classes: int, name: str) -> nn.Linear:

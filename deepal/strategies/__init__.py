@@ -18,7 +18,7 @@ from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
 from deepal.strategies.dynamics import LabelDispersion, PredictionFlips
 from deepal.strategies.gradient import BADGE, BAIT, EGL
 from deepal.strategies.hybrid import ComparedBy, PerGroup, Prefilter, Projected, Stochastic
-from deepal.strategies.learned import UnlabeledEntropy, Unlabeledness
+from deepal.strategies.learned import PredictedLoss, UnlabeledEntropy, Unlabeledness
 from deepal.strategies.mixing import ALFAMix
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
@@ -48,6 +48,7 @@ __all__ = [
     "MaxHerding",
     "MeanSTD",
     "PerGroup",
+    "PredictedLoss",
     "PredictionFlips",
     "PredictiveEntropy",
     "Prefilter",

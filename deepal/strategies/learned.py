@@ -1,4 +1,5 @@
-"""Acquisitions by what a part of the model has learned to tell of images: the discriminators of `VAAL` and `MAL`."""
+"""Acquisitions by what a part of the model has learned to tell of images: the discriminators of `VAAL` and `MAL`, the head
+of `LossPrediction`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,3 +31,14 @@ class UnlabeledEntropy(Acquisition):
     def score(self, signals: Mapping[str, Tensor]) -> Tensor:
         unlabeled = signals["unlabeledness"]
         return torch.where(unlabeled > 0, uncertainty.entropy(signals["probs"]), unlabeled)
+
+
+@dataclass(frozen=True)
+class PredictedLoss(Acquisition):
+    """Largest loss, as a head beside the classifier predicts it (Yoo & Kweon, 2019). The paper ranks 10,000 images of the
+    pool, drawn at random."""
+
+    needs = {"pool": ("predicted_loss",)}
+
+    def score(self, signals: Mapping[str, Tensor]) -> Tensor:
+        return signals["predicted_loss"]
