@@ -5,6 +5,7 @@ killed.
 """
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
@@ -36,8 +37,8 @@ class Record:
         finished: whether it has come to its end.
         first: positions of the first labels, in the order asked; none where these are all that there are.
         cycles: of each: `cycle`, `labels`, `asked`, `validation`, `metrics` (None for what is no number), and what it
-            asked: `positions` in the data set in that order, their `scores`, where the strategy has them, and `notes`, what
-            it had to say of them.
+            asked: `positions` in the data set in that order, their `scores`, where the strategy has them, `notes`, what
+            it had to say of them, and `classes`, how many were then said to be of each.
         environments: versions, device and threads of all processes that took part, each once.
         times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
             answering before each, where that was measured.
@@ -72,7 +73,7 @@ class Record:
             return self
         cycles = [each for each in self.cycles if each["labels"] <= budget]
         times = {name: each[: len(cycles)] for name, each in self.times.items()}
-        last = {**cycles[-1], "positions": [], "scores": None, "notes": {}}
+        last = {**cycles[-1], "positions": [], "scores": None, "notes": {}, "classes": {}}
         return replace(self, budget=budget, cycles=[*cycles[:-1], last], times=times)
 
     @property
@@ -103,6 +104,10 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
     """The record of a run that has begun."""
     manifest, results = ledger.manifest(), ledger.results()
     answers = ledger.answers(before=len(results) + 1)
+    classes: dict[int, Counter[str]] = defaultdict(Counter)
+    for cycle, answer in answers:
+        if answer.label is not None:
+            classes[cycle][answer.label] += 1
     environments = [{key: each[key] for key in each if key not in _WHERE} for each in ledger.sessions()]
     return Record(
         config=manifest["config"],
@@ -115,7 +120,7 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
                 "cycle": each.cycle, "labels": each.labels, "asked": each.asked, "validation": each.validation,
                 "metrics": {name: value if isfinite(value) else None for name, value in each.metrics.items()},
                 "positions": ledger.asked(each.cycle), "scores": _scores(ledger, each.cycle),
-                "notes": ledger.notes(each.cycle),
+                "notes": ledger.notes(each.cycle), "classes": dict(classes[each.cycle]),
             }
             for each in results
         ],
