@@ -94,14 +94,20 @@ def test_what_is_committed_is_what_the_command_makes(section, monkeypatch):
     for command in section.commands:
         _, _, path, *options = shlex.split(command.partition(" --workers")[0])
         for run in study("--config", path, *options).runs.values():
-            runs[fingerprint.title(fingerprint.describe(run.strategy)), run.seed, run.initial.heeds_budget] = run
+            described = fingerprint.describe(run)
+            runs[_which(described, fingerprint.title(described["strategy"]))] = run
     committed = records.read(ROOT / "results" / section.name / "study.json")
     assert len(committed) == len(runs)
     for record in committed:
         is_ceiling = record.config["initial"]["class"].endswith("Everything")
-        run = runs[record.title["strategy"], record.seed, not is_ceiling]
+        run = runs[_which(record.config, record.title["strategy"])]
         assert_agrees(record.config, fingerprint.describe(run))
         assert is_ceiling or record.cycles[-1]["labels"] == run.budget
+
+
+def _which(config, strategy):
+    """What tells the runs of a study from each other."""
+    return strategy, config["seed"], config["initial"]["class"], config["data"].get("imbalance")
 
 
 def assert_agrees(then, now):

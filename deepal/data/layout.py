@@ -50,7 +50,8 @@ class Draw:
         generator = torch.Generator().manual_seed(seeds.derive(self.seed, "split"))
         order = first[torch.randperm(len(first), generator=generator)]
         if self.imbalance is not None:
-            order = self._imbalanced(images, order)
+            thinned = self._imbalanced(images, order)
+            order = thinned[torch.randperm(len(thinned), generator=generator)]  # rare classes came first
         drawn = order[:0] if images.validation is not None else self._for_validation(images, order)
         candidates = order[~_in_groups_of(images, order, drawn)]
         if not 0 < (self.pool_size or 1) <= len(candidates):

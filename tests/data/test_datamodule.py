@@ -199,6 +199,18 @@ def test_loaders_leave_the_global_random_state_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("part", ["pool", "validation"])
+def test_a_part_of_an_imbalanced_pool_is_as_imbalanced(part):
+    """Of images that are thinned class by class in one order the rare ones all come first."""
+    data = Digits(imbalance=10, validation=0, pool_size=200 if part == "pool" else None)
+    data.begin(0, 200 if part == "validation" else 0)
+    some = data.pool.index if part == "pool" else data.validation_positions
+    counts = Counter(data.true_label(position) for position in some)
+    assert len(some) == 200
+    assert counts["0"] / 200 > 0.2
+    assert counts["9"] / 200 < 0.05
+
+
 def test_an_imbalanced_pool_and_a_smaller_one():
     data = Digits(imbalance=10, validation=0)
     data.begin(0, 0)
