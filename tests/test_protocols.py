@@ -4,16 +4,17 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.optim import Adam
 
 from deepal import cli, fingerprint, records
 from deepal.callbacks import BestWeights
-from deepal.data import MNIST, Balanced, Repeated
+from deepal.data import MNIST, AtRandom, Balanced, Repeated
 from deepal.nn import BatchBALDCNN, GalCNN
 from deepal.probes import MCDropout
-from deepal.strategies import BALD, BatchBALD, Random, Stochastic
+from deepal.strategies import BALD, BatchBALD, Margin, Random, Stochastic, UnlabeledEntropy, Unlabeledness
 from tests.test_reproduction import generator
 
 ROOT = Path(__file__).parent.parent
@@ -118,3 +119,27 @@ def assert_agrees(then, now):
         assert not any(now[name] for name in {*now} - {*then})
     else:
         assert then == now
+
+
+def test_variational_adversarial_active_learning():
+    """Sinha et al., 2019, and their code."""
+    runs = learners("configs/reproduce/vaal_cifar10.yaml")
+    assert {run.strategy for run in runs} == {Random(), Unlabeledness()}
+    for run in runs:
+        module = run.module()
+        assert (module.latent_dim, module.beta, module.adversary_weight) == (32, 1, 1)
+        assert (module.vae_steps, module.adversary_steps, module.vae_rate, module.adversary_rate) == (2, 1, 5e-4, 5e-4)
+        optimizer = module.of.optimizer([nn.Parameter(torch.zeros(1))])
+        assert [optimizer.defaults[name] for name in ("lr", "momentum", "weight_decay")] == [0.01, 0.9, 5e-4]
+        assert module.of.scheduler(optimizer).step_size * 4 == run.trainer["max_steps"] == 100 * run.data.epoch_steps
+        assert (run.data.batch_size, run.data.validation, run.data.full_batches) == (128, 5000, True)
+        assert (run.initial, run.query_size, run.budget) == (AtRandom(5000), 2500, 20_000)
+        assert any(isinstance(each, BestWeights) for each in run.trainer["callbacks"])
+
+
+@pytest.mark.parametrize("name", ["mal_cifar10", "mal_mnist"])
+def test_minimax_active_learning(name):
+    """Ebrahimi et al., 2020, of which there is no code; temperature and weight of Saito et al., 2019."""
+    runs = learners(f"configs/reproduce/{name}.yaml")
+    assert {run.strategy for run in runs} == {Random(), Margin(), UnlabeledEntropy()}
+    assert all((run.module().temperature, run.module().entropy_weight) == (0.05, 0.1) for run in runs)
