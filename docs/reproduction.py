@@ -13,6 +13,7 @@ from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
 from sections.few_labels import ON_DIGITS, ON_MNIST
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
+from sections.two_pools import DYNAMICS, LOSS_PREDICTION, MINIMAX, ONE_PASS, VARIATIONAL
 from sections.uncertainty import PartsOfUncertainty
 
 DOCS = Path(__file__).parent
@@ -32,6 +33,11 @@ SECTIONS: Sequence[Section] = [
     BATCHBALD,
     REPEATED,
     PartsOfUncertainty(),
+    ONE_PASS,
+    DYNAMICS,
+    LOSS_PREDICTION,
+    MINIMAX,
+    VARIATIONAL,
     ON_DIGITS,
     ON_MNIST,
     Dimensions(),
