@@ -52,7 +52,7 @@ def main() -> None:
     ):
         times = [tuple(map(seconds, pair)) for _ in range(options.pairs)]
         other, ours = (statistics.median(each) for each in zip(*times, strict=True))
-        ratio = statistics.median(one / two for one, two in times)
+        ratio = statistics.median(one / two for one, two in times)  # how often ours goes into the other
         print(f"| {what} | {other:.3f} s | {ours:.4f} s | {ratio:.3g} |", flush=True)
 
 
@@ -144,11 +144,14 @@ def vaal(root: Path) -> tuple[Callable[[], object], Callable[[], object]]:
 
     def cycle() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            Learner(
+            learner = Learner(
                 strategy=Unlabeledness(), module=partial(VAAL, of, width=16), initial=AtRandom(500), query_size=100,
-                data=MNIST(root, batch_size=BATCH, validation=0, pool_size=10_000, epoch_steps=100), budget=600,
+                data=MNIST(root=root, batch_size=BATCH, validation=0, pool_size=10_000, epoch_steps=100), budget=600,
                 trainer={"max_steps": STEPS}, threads=1, root=Path(folder), test_every=10**6,
-            ).ask()  # fmt: skip
+            )  # fmt: skip
+            first = learner.ask()
+            learner.tell(first, [learner.data.true_label(each) for each in first])
+            assert len(learner.ask()) == 100
 
     return bare, cycle
 
