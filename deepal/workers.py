@@ -125,16 +125,19 @@ def _started(study: Work, session: str, number: int) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")  # which imports torch once for all workers, and starts no threads
     context.set_forkserver_preload([__name__])
     process = context.Process(target=_work, args=(study, session, _gpu(number)), daemon=True)
-    try:
+    for pause in (0.1, 1.0, 5.0, None):
         try:
             process.start()
-        except (EOFError, ConnectionError):  # the fork server was killed just now; the next start makes another
-            process.start()
-    except (AttributeError, TypeError, pickle.PicklingError) as error:
-        raise ValueError(
-            f"workers: the study has to be sent to other processes, and a part of it cannot be ({error}); take a class, or "
-            f"functools.partial, in place of a lambda, or workers=1."
-        ) from error
+            break
+        except (EOFError, ConnectionError):  # the fork server was killed; once its end is known, a start makes another
+            if pause is None:
+                raise
+            time.sleep(pause)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            raise ValueError(
+                f"workers: the study has to be sent to other processes, and a part of it cannot be ({error}); take a "
+                f"class, or functools.partial, in place of a lambda, or workers=1."
+            ) from error
     return process
 
 
