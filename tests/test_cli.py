@@ -398,15 +398,24 @@ SMALL = [
 
 
 STUDIES = [each for room in ("study", "reproduce") for each in sorted((ROOT / "configs" / room).glob("*.yaml"))]
+SMALL_STUDIES = [each for each in STUDIES if "cifar" not in each.stem]  # those are for a GPU, and read by test_protocols
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SMALL_STUDIES, ids=lambda path: path.stem)
 def test_every_study_runs(path, tmp_path, monkeypatch, capsys):
     more = []
     if "mnist" in path.stem:
         (tmp_path / "data").mkdir()
         FILES["mnist"](tmp_path / "data", monkeypatch)
         more = ["--data.base.root" if "repeated" in path.stem else "--data.root", str(tmp_path / "data")]
+    if "pool_size: 10000" in path.read_text():  # on two data sets
+        text = (
+            path.read_text()
+            .replace("root: data", f"root: {tmp_path / 'data'}")
+            .replace("pool_size: 10000", "pool_size: 40")
+        )
+        path, more = tmp_path / path.name, []
+        path.write_text(text)
     if path.stem.startswith("batchbald"):  # which stops early by 1,024 validation images
         more += ["--data.validation", "20", "--data.epoch_steps", "1"]
     cli.main(["study", str(path), *SMALL, *more, "--root", str(tmp_path / "runs")])
