@@ -81,24 +81,27 @@ def sketched_gradient(logit_gradient: Tensor, embedding: Tensor, width: int, gen
     return (logit_gradient @ by_class) * (embedding @ by_feature) * sqrt(width)
 
 
-def error_lengths(probs: Tensor) -> Tensor:
-    """How long the gradient by the logits would be for each label: |p - onehot(y)|, for every y.
+def expected_error_length(probs: Tensor) -> Tensor:
+    """How long the gradient by the logits is on average over the labels that the model expects: sum_y p_y |p - onehot(y)|.
 
-    As in `logit_gradient`, 1 - p is summed from the other classes where it is small, and not squared before it has been
-    scaled, so that confident rows keep their digits.
+    With q = sum p^2 the length is sqrt(q + 1 - 2 p_y), but where p_y is near 1 all digits of that cancel: there it is taken
+    from the other classes, as in `logit_gradient`, and their probabilities are not squared before they have been scaled.
 
-    Args: probs (..., C). Returns (..., C), within [0, sqrt(2)].
+    Args: probs (..., C). Returns (...), within [0, 1]; 0 where the model is sure.
 
-    >>> error_lengths(torch.tensor([0.5, 0.5]))
-    tensor([0.7071, 0.7071])
+    >>> expected_error_length(torch.tensor([0.5, 0.5]))
+    tensor(0.7071)
     """
-    most, predicted = probs.max(-1, keepdim=True)
-    others = probs.scatter(-1, predicted, 0.0)
+    others = probs.masked_fill(probs > _SURE, 0.0)
+    sure = (probs - others).sum(-1, keepdim=True)  # the probability above that, if there is one
     rest = others.sum(-1, keepdim=True)
-    shares = (others / rest.clamp_min(torch.finfo(probs.dtype).tiny)).square().sum(-1, keepdim=True)
-    squares = others.square().sum(-1, keepdim=True) - others.square()
-    lengths = (squares.clamp_min(0) + most.square() + (most + rest - others).square()).sqrt()
-    return lengths.scatter(-1, predicted, rest * (shares + 1).sqrt())
+    shares = (others / rest.clamp_min(torch.finfo(probs.dtype).tiny)).square_().sum(-1, keepdim=True)
+    squares = sure.square() + rest.square() * shares
+    of_others = others.mul(-2).add_(squares + 1).sqrt_().mul_(others).sum(-1)
+    return of_others + (sure * rest * (shares + 1).sqrt()).squeeze(-1)
+
+
+_SURE = 0.75  # more than a half, which rounding might give to two classes, and less than what cancels
 
 
 def expected_gradient_length(probs: Tensor, embedding: Tensor, bias: bool = False) -> Tensor:
@@ -111,16 +114,16 @@ def expected_gradient_length(probs: Tensor, embedding: Tensor, bias: bool = Fals
     Args:
         probs (N, C), embedding (N, D).
         bias: whether the layer has one: h is then (h, 1).
-    Returns (N,), within [0, sqrt(2) |h|]; 0 where the model is sure.
+    Returns (N,), within [0, |h|]; 0 where the model is sure.
 
     >>> expected_gradient_length(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([[3.0, 4.0], [3.0, 4.0]]))
     tensor([3.5355, 0.0000])
     """
     probs, embedding = (each.to(working(each)) for each in (probs, embedding))
-    length = embedding.norm(dim=-1)
+    length = torch.linalg.vector_norm(embedding, dim=-1)
     if bias:
         length = torch.hypot(length, torch.ones_like(length))
-    return length * (probs * error_lengths(probs)).sum(-1)
+    return length * expected_error_length(probs)
 
 
 def random_directions(width: int, count: int, generator: torch.Generator) -> Tensor:

@@ -96,10 +96,29 @@ def test_the_expected_gradient_length_is_what_a_loop_over_labels_finds(seed, bia
 
 @given(seeds)
 def test_squared_lengths_of_the_error_have_the_gini_impurity_for_their_mean(seed):
-    """sum_y p_y |p - onehot(y)|^2 = 1 - sum p^2, the trace of the Fisher information by the logits."""
-    probs = torch.softmax(random(seed, 8, 5), 1)
-    expected = 1 - probs.square().sum(1)
-    assert torch.allclose((probs * gradients.error_lengths(probs).square()).sum(1), expected)
+    """sum_y p_y |p - onehot(y)|^2 = 1 - sum p^2, the trace of the Fisher information by the logits; its root limits the
+    mean of the lengths."""
+    logits = random(seed, 8, 5)
+    probs = torch.softmax(logits, 1)
+    lengths = gradients.class_gradients(logits, torch.arange(5).expand(8, 5)).norm(dim=2)
+    gini = 1 - probs.square().sum(1)
+    assert torch.allclose((probs * lengths.square()).sum(1), gini)
+    assert (gradients.expected_error_length(probs) <= gini.sqrt() + 1e-12).all()
+
+
+@given(seeds, st.integers(1, 6), st.floats(-40, 40))
+def test_the_expected_length_of_the_error_is_the_sum_over_labels(seed, classes, lead):
+    """However sure the model is, of whichever class."""
+    logits = random(seed, 8, classes)
+    logits[:, 0] += lead
+    probs, labels = torch.softmax(logits, 1), torch.arange(classes).expand(8, classes)
+    expected = (probs * gradients.class_gradients(logits, labels).norm(dim=2)).sum(1)
+    assert torch.allclose(gradients.expected_error_length(probs), expected, rtol=1e-9, atol=0)
+
+
+def test_two_classes_that_rounding_puts_above_a_half_are_as_uncertain_as_can_be():
+    probs = torch.full((1, 2), 0.5).nextafter(torch.tensor(1.0))
+    assert float(gradients.expected_error_length(probs)) == pytest.approx(0.5**0.5)
 
 
 def test_lengths_are_euclidean_and_are_averaged_rather_than_the_gradients():
@@ -131,7 +150,6 @@ def test_gradients_of_labels_are_the_errors_of_each(seed):
     expected = torch.softmax(logits, 1).unsqueeze(1) - torch.eye(4)
     found = gradients.class_gradients(logits, labels)
     assert torch.allclose(found, expected)
-    assert torch.allclose(found.norm(dim=2), gradients.error_lengths(torch.softmax(logits, 1)))
 
 
 def test_a_sketch_keeps_inner_products_on_average():
