@@ -83,7 +83,7 @@ class Cycle:
         meter, metrics = Meter(trainer.strategy.root_device), {}
         self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
         self._look()
-        self._begin_to_record(turn.cycle, turn.pool, trainer)
+        self._begin_to_record(turn.cycle, torch.tensor(turn.pool.index, dtype=torch.long)[self._seen(turn)[0]], trainer)
         is_fitted = module is not None or self._needs_fit(turn)
         if module is None and is_fitted:
             module = self._fitted(turn, trainer, meter)
@@ -103,7 +103,7 @@ class Cycle:
         Raises UnreadableError where one of the images cannot be read.
         """
         self.data.pool = Pool(self.data.candidates)
-        self._begin_to_record(0, self.data.pool, trainer)
+        self._begin_to_record(0, torch.tensor(self.data.candidates), trainer)
         some = self.data.candidates[:16]
         view = self._view(torch.tensor(some), self._scan(0, trainer, module, self._at_hand(trainer, some)))
         try:
@@ -150,7 +150,7 @@ class Cycle:
         preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
         with meter.phase("fit"):
             if self.data.pool.labeled:
-                batches = self.data.epoch_steps or -(-len(self.data.pool.labeled) // self.data.batch_size)
+                batches = self.data.batches_an_epoch(len(self.data.pool.labeled))
                 self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
                     fitting.fit(trainer, module, self.data, self.settings.trainer)
@@ -182,10 +182,7 @@ class Cycle:
         """The next query."""
         if not turn.query_size:
             return Query()
-        generator = torch.Generator().manual_seed(self._seed("select", turn.cycle))
-        rows = torch.arange(len(turn.pool))
-        if self.settings.pool_subset is not None:
-            rows = torch.randperm(len(rows), generator=generator)[: self.settings.pool_subset].sort().values
+        rows, generator = self._seen(turn)
         self.watchers.tell("phase", turn.cycle, "scan", len(rows))
         with meter.phase("read") if self.settings.embedding_from else nullcontext():
             at_hand = self._at_hand(trainer, self.data.candidates)
@@ -222,6 +219,14 @@ class Cycle:
             artifacts=made,
         )
 
+    def _seen(self, turn: Turn) -> tuple[Tensor, torch.Generator]:
+        """Rows of the pool that the strategy may see, and the coins that it tosses then."""
+        coins = torch.Generator().manual_seed(self._seed("select", turn.cycle))
+        rows = torch.arange(len(turn.pool))
+        if self.settings.pool_subset is not None:
+            rows = torch.randperm(len(rows), generator=coins)[: self.settings.pool_subset].sort().values
+        return rows, coins
+
     def _with_artifacts(self, turn: Turn, view: View) -> tuple[View, str | None]:
         """A view of the whole pool with what the strategy has computed once, and the hash of that, where it was now."""
         strategy, positions = self.settings.strategy, view.pool.positions
@@ -234,15 +239,14 @@ class Cycle:
         made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, known))
         return replace(view, pool=view.pool.joined(known)), made
 
-    def _begin_to_record(self, cycle: int, pool: Pool, trainer: Trainer) -> None:
-        """Tell the recorders of a fit what they may know of it. What they say until it has taken place is that they do not
-        know."""
+    def _begin_to_record(self, cycle: int, pool: Tensor, trainer: Trainer) -> None:
+        """Tell the recorders of a fit what they may know of it, and what the strategy may see of the pool. What they say
+        until it has taken place is that they do not know."""
 
         def read(module: LightningModule, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
             return replace(self._scan(cycle, trainer, module), advance=lambda done: None).map(positions, names, score)
 
-        index, images = torch.tensor(pool.index, dtype=torch.long), self.data.sizes()["train"]
-        around = Surroundings(images, index, self._seed("record", cycle), read, self.ranks.each)
+        around = Surroundings(self.data.sizes()["train"], pool, self._seed("record", cycle), read, self.ranks.each)
         for each in recorders_of(trainer):
             each.begin(around)
         self._recorded = _signals_of(recorders_of(trainer))
@@ -306,11 +310,12 @@ class Cycle:
         )
 
     def _forgetting(self, turn: Turn) -> list[Forgetting]:
-        """How the labeled images fared in the fit, where that was recorded."""
+        """How the labeled images fared that were shown in the fit, where that was recorded."""
         names = ("forgetting", "shown", "learned")
         if not all(name in self._recorded for name in names):
             return []
         labeled = torch.tensor(turn.pool.labeled, dtype=torch.long)
+        labeled = labeled[self._recorded["shown"][labeled] > 0]
         columns = [labeled.tolist(), *(self._recorded[name][labeled].tolist() for name in names)]
         return [Forgetting(*row) for row in zip(*columns, strict=True)]
 

@@ -209,6 +209,7 @@ class Learner:
         grouped = self.data.groups([]) is not None
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders_of(trainer), grouped, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
+        preflight.refuse_short_records(trainer, self.data.batches_an_epoch(self.budget))
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:
             preflight.refuse_simulation(self.oracle, self.initial, self.data)

@@ -14,12 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from deepal import __version__
+from deepal import __version__, fresh
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.oracles import Oracle
 from deepal.probes import Probe
-from deepal.recorders import Recorder
+from deepal.recorders import Recorder, recorders_of
 from deepal.representation import Representation
 from deepal.signals import voice_of
 from deepal.strategies.base import QueryStrategy, Sizes
@@ -280,6 +280,13 @@ def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None)
                 f"trainer.callbacks={name} keeps state in Lightning's checkpoints, which a run does not use: a killed fit "
                 f"could not be taken up exactly; leave it out."
             )
+
+
+def refuse_short_records(trainer: Trainer, batches: int) -> None:
+    """Raises ValueError for a recorder that would see too little of a fit of so many batches an epoch."""
+    if steps := fresh.steps_of(trainer, batches):
+        for each in recorders_of(trainer):
+            each.refuse_short(-(-steps // batches))
 
 
 def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule:

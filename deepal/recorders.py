@@ -43,6 +43,9 @@ class Recorder(Callback):
     seconds: float = 0.0
     """What it took beside training, on the wall."""
 
+    def refuse_short(self, epochs: int) -> None:
+        """Raises ValueError where a fit of so many epochs would leave nothing worth a look."""
+
     def begin(self, around: Surroundings) -> None:
         """A fit is about to begin, or to go on."""
         self.around = around
@@ -79,6 +82,13 @@ class PredictionHistory(Recorder):
         self.every, self.burn_in, self.follow = every, burn_in, follow
         self._times: list[Tensor] = []
 
+    def refuse_short(self, epochs: int) -> None:
+        if epochs < self.burn_in + 2 * self.every:
+            raise ValueError(
+                f"PredictionHistory(every={self.every}, burn_in={self.burn_in}) has to record two times at least, and a "
+                f"fit with all of the budget is {epochs} epochs; lower these, lower data.epoch_steps, or train longer."
+            )
+
     def begin(self, around: Surroundings) -> None:
         super().begin(around)
         coins = torch.Generator().manual_seed(around.seed)
@@ -90,13 +100,15 @@ class PredictionHistory(Recorder):
         if epochs > 0 and not epochs % self.every:
             started = time.perf_counter()
             predicted = self.around.read(pl_module, self._followed, ("probs",), _predicted)
-            self._times.append(predicted.to(torch.int16))
+            self._times.append(predicted.to(torch.int16 if predicted.max() <= _SHORT else torch.int32))
             self.seconds += time.perf_counter() - started
 
     def recorded(self) -> dict[str, Tensor]:
-        history = torch.full((self.around.images, max(1, len(self._times))), dynamics.UNSEEN, dtype=torch.int16)
-        if self._times:
-            history[self._followed] = torch.stack(self._times, 1)
+        if not self._times:
+            return {"history": torch.full((self.around.images, 1), dynamics.UNSEEN, dtype=torch.int16)}
+        times = torch.stack(self._times, 1)
+        history = times.new_full((self.around.images, times.shape[1]), dynamics.UNSEEN)
+        history[self._followed] = times
         return {"history": history}
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,6 +116,9 @@ class PredictionHistory(Recorder):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._times = [each.cpu() for each in state_dict["times"]]
+
+
+_SHORT = torch.iinfo(torch.int16).max  # of class numbers
 
 
 def _predicted(said: Mapping[str, Tensor]) -> Tensor:
@@ -125,7 +140,8 @@ class ForgettingEvents(Recorder):
 
     Events of each cycle are written to the ledger and to `forgetting.csv`, and drawn, with the images that are forgotten
     most: labels that are wrong are among them. The module has to say what it has right: `training_step` returns
-    `{"loss": loss, "correct": right}`, right (B,) as `batch["position"]`, which ours do that train one network.
+    `{"loss": loss, "correct": right}`, right (B,) as `batch["position"]`, or as a `"position"` beside it, which ours do
+    that train one network.
     """
 
     says = ("forgetting", "shown", "learned")
@@ -140,14 +156,14 @@ class ForgettingEvents(Recorder):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        position, correct = (
-            each.get(name) if isinstance(each, dict) else None for each, name in ((batch, "position"), (outputs, "correct"))
-        )
+        correct, position = (outputs.get(name) if isinstance(outputs, dict) else None for name in ("correct", "position"))
+        if position is None and isinstance(batch, dict):
+            position = batch.get("position")
         if position is None or correct is None or correct.shape != position.shape:
             raise ValueError(
                 f"ForgettingEvents follows what one network has right, image by image, and {type(pl_module).__name__} does "
                 f'not say it: return {{"loss": loss, "correct": right}} from training_step, right (B,) as '
-                f'batch["position"].'
+                f'batch["position"], or as a "position" beside it.'
             )
         self._taken.append((position, correct))
 

@@ -58,7 +58,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
         "logit_gradient": error,
         "gradient_embedding": gradients.gradient_embedding(error, embedding),
         "gradient_length": gradients.expected_gradient_length(torch.softmax(logits, -1), embedding),
-        "flip_distance": mixing.flip_distance(logits, error, head),
+        "flip_distance": mixing.flip_distance(logits, head),
         "latent": torch.randn(size, 3, generator=generator),
         "predicted_loss": torch.randn(size, generator=generator),
         "unlabeledness": 3 * torch.randn(size, generator=generator),

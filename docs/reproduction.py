@@ -12,6 +12,7 @@ from sections.base import Section
 from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
 from sections.few_labels import ON_DIGITS, ON_MNIST
+from sections.forgetting import Forgetting
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
 from sections.two_pools import DYNAMICS, LOSS_PREDICTION, MINIMAX, ONE_PASS, VARIATIONAL
 from sections.uncertainty import PartsOfUncertainty
@@ -38,6 +39,7 @@ SECTIONS: Sequence[Section] = [
     LOSS_PREDICTION,
     MINIMAX,
     VARIATIONAL,
+    Forgetting(),
     ON_DIGITS,
     ON_MNIST,
     Dimensions(),

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torchmetrics.functional import auroc
 
-from deepal import Learner
+from deepal import Learner, recorders
 from deepal.data import AtRandom, Digits
 from deepal.functional import dynamics
 from deepal.ledger import Ledger
-from deepal.modules import Classifier, Ensemble
+from deepal.modules import MAL, VAAL, Classifier, Ensemble, LossPrediction
 from deepal.oracles import NoisyOracle
 from deepal.recorders import ForgettingEvents, PredictionHistory
 from deepal.run import Files
@@ -59,6 +59,36 @@ def test_a_history_is_what_was_predicted_of_the_pool_after_each_epoch(tmp_path, 
     if times == 6:
         assert len(history[followed].unique(dim=1).T) > 1, "it learns"
     assert last.seconds["record"] > 0
+    if "follow" in options:
+        first = torch.tensor(learner.data.pool.index)[:30]
+        assert not torch.equal(followed, first), "they are drawn"
+        before = digits(tmp_path / "before", strategy=Random(), budget=20, **recording(PredictionHistory(**options)))
+        before.run()
+        assert not torch.equal(followed, (history_of(before, 0) != dynamics.UNSEEN).all(1).nonzero()[:, 0]), "anew"
+
+
+def test_what_recording_takes_is_no_part_of_the_fit(tmp_path, monkeypatch):
+    read = recorders.PredictionHistory.on_train_epoch_end
+
+    def slowly(self, *arguments):
+        before = self.seconds
+        read(self, *arguments)
+        self.seconds = before + 100.0
+
+    monkeypatch.setattr(recorders.PredictionHistory, "on_train_epoch_end", slowly)
+    (result,) = digits(tmp_path, strategy=Random(), budget=20, **recording(PredictionHistory())).run()
+    assert result.seconds["record"] == 600.0
+    assert result.seconds["fit"] < 0
+
+
+def test_of_a_pool_of_which_a_part_is_seen_that_part_is_followed(tmp_path):
+    learner = digits(
+        tmp_path, strategy=LabelDispersion(), pool_subset=40, budget=40, test_every=10, **recording(PredictionHistory())
+    )
+    learner.run()
+    for cycle in (0, 1):
+        assert min(book(learner).scores(cycle)) >= 0, "all that was asked had been followed"
+    assert int((history_of(learner, 2) != dynamics.UNSEEN).all(1).sum()) == 40
 
 
 def test_recording_changes_nothing(tmp_path):
@@ -154,6 +184,27 @@ def test_labels_that_are_wrong_are_forgotten_more_often(tmp_path):
     assert auroc(events, wrong.long(), task="binary") >= 0.75
 
 
+def test_what_was_not_shown_was_not_forgotten(tmp_path):
+    """A cycle without a fit, of a model that nobody reads; and a fit of one step, in which some images have no turn."""
+    learner = digits(tmp_path, strategy=Random(), test_every=40, budget=40, **recording(ForgettingEvents()))
+    learner.run()
+    assert [len(book(learner).forgetting(cycle)) for cycle in range(3)] == [20, 0, 40]
+    short = {"trainer": {"max_steps": 1, "callbacks": [ForgettingEvents()]}, "data": Digits(batch_size=8)}
+    learner = digits(tmp_path / "short", strategy=Random(), budget=20, **short)
+    learner.run()
+    assert [row["shown"] for row in book(learner).forgetting(0)] == [1] * 8
+
+
+@pytest.mark.parametrize("module", [partial(VAAL, width=8), MAL, LossPrediction])
+def test_modules_that_learn_beside_a_classifier_say_what_it_has_right(tmp_path, module):
+    learner = digits(tmp_path, module=module, strategy=Random(), budget=20, **recording(ForgettingEvents()))
+    learner.run()
+    rows = book(learner).forgetting(0)
+    assert {row["position"] for row in rows} == set(learner.data.pool.labeled)
+    assert {row["shown"] for row in rows} == {60}
+    assert sum(row["learned"] for row in rows) > 10
+
+
 class Silent(Classifier):
     """Trains like a Classifier, and does not say what it has right."""
 
@@ -171,6 +222,10 @@ def test_what_cannot_be_recorded_is_refused_with_its_cure(tmp_path):
             digits(tmp_path / "none", strategy=strategy).run()
     with pytest.raises(ValueError, match="every=0"):
         PredictionHistory(every=0)
+    for options in ({"burn_in": 5}, {"every": 4}):  # six epochs
+        with pytest.raises(ValueError, match=r"two times at least, and a fit with all of the budget is 6 epochs"):
+            digits(tmp_path / "short", strategy=Random(), **recording(PredictionHistory(**options))).run()
+    assert not (tmp_path / "short").exists() or not any((tmp_path / "short").rglob("*.safetensors"))
 
 
 def test_before_anything_was_trained_chance_decides(tmp_path):

@@ -246,6 +246,10 @@ class ActiveDataModule(LightningDataModule, ABC):
         """How many images the run uses, those included that cannot be read."""
         return len(self._layout.candidates) + len(self._layout.validation) + len(self._layout.tested)
 
+    def batches_an_epoch(self, labels: int) -> int:
+        """How many training batches an epoch is, of one process, with so many labels."""
+        return self.epoch_steps or -(-labels // self.batch_size)
+
     def begin_cycle(self, seed: int) -> None:
         """Give the training order of the coming fit its seed."""
         self.cycle_seed = seed

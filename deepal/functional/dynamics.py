@@ -16,7 +16,7 @@ def label_dispersion(history: Tensor) -> Tensor:
 
         1 - 1/T max_c |{t : y_t = c}|    (Bengar et al., 2021).
 
-    Args: history (N, T), class numbers, T > 0. Returns (N,), from 0 to below 1 - 1 / classes; -1 for rows with `UNSEEN`
+    Args: history (N, T), class numbers, T > 0. Returns (N,), from 0 to 1 - 1 / classes; -1 for rows with `UNSEEN`
         times. The order of times does not matter.
 
     >>> label_dispersion(torch.tensor([[3, 3, 3, 3], [1, 0, 1, 2]]))

@@ -8,6 +8,7 @@ For a linear head, z = W h + b, and the cross-entropy to label y, the gradient b
 So nothing here holds N x C x D, except `gradient_embedding`, which is for small things and for tests.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 
 import torch
@@ -69,16 +70,16 @@ def gradient_embedding(logit_gradient: Tensor, embedding: Tensor) -> Tensor:
     return (logit_gradient.unsqueeze(-1) * embedding.unsqueeze(-2)).flatten(1)
 
 
-def sketched_gradient(logit_gradient: Tensor, embedding: Tensor, width: int, generator: torch.Generator) -> Tensor:
+def sketched_gradient(logit_gradient: Tensor, embedding: Tensor, directions: Sequence[Tensor]) -> Tensor:
     """The dense gradient projected on random directions, each of them an outer product of signs, so that it is never
     built: inner products are those of the dense gradients on average  (Kar & Karnick, 2012).
 
-    Args: logit_gradient (N, C), embedding (N, D). Returns (N, width).
+    Args: logit_gradient (N, C), embedding (N, D); directions: `random_directions` for each, (C, width) and (D, width).
+    Returns (N, width).
     """
-    by_class, by_feature = (
-        random_directions(each.shape[1], width, generator).to(each) for each in (logit_gradient, embedding)
-    )
-    return (logit_gradient @ by_class) * (embedding @ by_feature) * sqrt(width)
+    by_class, by_feature = directions
+    width = by_class.shape[1]
+    return (logit_gradient @ by_class.to(logit_gradient)) * (embedding @ by_feature.to(embedding)) * sqrt(width)
 
 
 def expected_error_length(probs: Tensor) -> Tensor:

@@ -10,28 +10,30 @@ by two numbers a row: how far the row has to move, `flip_distance`, and how far 
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from deepal.functional.geometry import ROWS, working
 
 
-def flip_distance(logits: Tensor, logit_gradient: Tensor, weight: Tensor) -> Tensor:
-    """How far an embedding has to move along the gradient of its loss until a linear head predicts another class.
+def flip_distance(logits: Tensor, weight: Tensor) -> Tensor:
+    """How far an embedding has to move along the gradient of the loss of its predicted class until a linear head predicts
+    another.
 
-    It comes there wherever the gradient is not zero, because g . (w_c - w_predicted), averaged over the other classes by
-    their probabilities, is |g|^2. Where there is none, it is the largest number there is.
+    It comes there wherever the gradient is not zero, because g . (w_c - w_predicted), summed over the other classes by
+    their probabilities, is |g|^2. Where there is none, it is the largest number there is. Only the direction of g counts,
+    and how sure the prediction is has no part in that: sum_c q_c (w_c - w_predicted), with q the probabilities of the other
+    classes among themselves.
 
-    Args: logits (N, C), logit_gradient (N, C), of the loss of the predicted class; weight (C, D) of the head.
-    Returns (N,), not negative.
+    Args: logits (N, C); weight (C, D) of the head. Returns (N,), not negative.
 
-    >>> logits = torch.tensor([[2.0, 0.0]])
-    >>> flip_distance(logits, torch.tensor([[-0.1, 0.1]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    >>> flip_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     tensor([2.])
     """
-    logits, error, weight = (each.to(working(each)) for each in (logits, logit_gradient, weight))
-    error = error / error.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(error.dtype).tiny)  # its direction counts
-    gradient = error @ weight
-    along = torch.nn.functional.normalize(gradient, dim=-1) @ weight.T
+    logits, weight = (each.to(working(each)) for each in (logits, weight))
     predicted = logits.argmax(-1, keepdim=True)
+    error = torch.softmax(logits.scatter(-1, predicted, -torch.inf), -1).scatter(-1, predicted, -1.0)
+    with torch.autocast(logits.device.type, enabled=False):
+        along = normalize(error @ weight, dim=-1) @ weight.T
     gain = along - along.gather(-1, predicted)
     lead = logits.gather(-1, predicted) - logits
     most = torch.finfo(lead.dtype).max
@@ -51,4 +53,6 @@ def class_means(embedding: Tensor, target: Tensor) -> Tensor:
 
 def farthest(points: Tensor, others: Tensor) -> Tensor:
     """The distance of each of `points` (N, D) to the farthest of `others` (M, D), M > 0. Returns (N,)."""
-    return torch.cat([torch.cdist(some, others).amax(1) for some in points.split(ROWS)] or [points.new_zeros(0)])
+    middle = others.mean(0)  # from which distances by products keep their digits
+    around = others - middle
+    return torch.cat([torch.cdist(some - middle, around).amax(1) for some in points.split(ROWS)] or [points.new_zeros(0)])

@@ -118,7 +118,7 @@ class Voice(nn.Module):
             "logits": lambda: logits,
             "probs": lambda: _PROBS[adapter.activation](logits.float()),
             "logit_gradient": lambda: _GRADIENTS[adapter.activation](logits),
-            "flip_distance": lambda: mixing.flip_distance(logits, gradients.logit_gradient(logits), seen.weight),
+            "flip_distance": lambda: mixing.flip_distance(logits, seen.weight),
         }
         return {name: say[name]() if name in say else getattr(self.module, name)(images) for name in names}
 

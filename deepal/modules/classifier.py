@@ -76,6 +76,9 @@ class Classifier(Measured):
         else:
             self.network = self.backbone(shape, classes)
         self.learned = self.posterior.memory(self.network.head) if self.posterior else None
+        if self.gradient_sketch is not None:  # the same directions for all images
+            coins, widths = torch.Generator().manual_seed(0), (classes, self.network.head.in_features)
+            self._directions = [gradients.random_directions(width, self.gradient_sketch, coins) for width in widths]
 
     # What it says of normalised images (B, channels, height, width)
 
@@ -100,8 +103,7 @@ class Classifier(Measured):
         error, embedding = self.say(images, ("logit_gradient", "embedding")).values()
         if self.gradient_sketch is None:
             return gradients.gradient_embedding(error, embedding)
-        same_for_all = torch.Generator().manual_seed(0)
-        return gradients.sketched_gradient(error, embedding, self.gradient_sketch, same_for_all)
+        return gradients.sketched_gradient(error, embedding, self._directions)
 
     def flip_distance(self, images: Tensor) -> Tensor:
         """How far the embedding moves along the gradient of its loss until another class is predicted, (B,)."""
@@ -133,9 +135,7 @@ class Classifier(Measured):
             "logits": lambda: logits,
             "probs": lambda: torch.softmax(logits.float(), -1),
             "logit_gradient": lambda: gradients.logit_gradient(logits),
-            "flip_distance": lambda: mixing.flip_distance(
-                logits, gradients.logit_gradient(logits), self.network.head.weight
-            ),
+            "flip_distance": lambda: mixing.flip_distance(logits, self.network.head.weight),
         }
         return {name: shared[name]() if name in shared else getattr(self, name)(images) for name in names}
 

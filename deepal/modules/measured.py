@@ -77,7 +77,7 @@ class Measured(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         loss, correct = self.loss(batch, self._images)
         self._taken.append((loss.detach(), correct.sum(), correct.numel()))
-        return {"loss": loss, "correct": correct}
+        return {"loss": loss, "correct": correct, "position": batch.get("labeled", batch).get("position")}
 
     def on_train_epoch_start(self) -> None:
         served = self.trainer.train_dataloader

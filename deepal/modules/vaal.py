@@ -127,7 +127,7 @@ class VAAL(Accompanied):
         for turn in range(self.adversary_steps):
             self._step(adversary, self.adversary_loss(labeled["input"][turn], unlabeled["input"][turn]))
         self._taken.append((loss.detach(), correct.sum(), correct.numel()))
-        return {"loss": loss.detach(), "correct": correct}
+        return {"loss": loss.detach(), "correct": correct, "position": own.get("position")}
 
     def _step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
         optimizer.zero_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from deepal.functional import gradients
+from deepal.functional.geometry import working
 from deepal.nn.network import in_eval
 from deepal.probes.base import Probe
 
@@ -40,14 +41,15 @@ class GradientLength(Probe):
 
         def length(image: Tensor) -> Tensor:
             logits, pulled_back = vjp(lambda weights: functional_call(speaking, weights, image[None])[0], weights)
-            likely = torch.softmax(logits.float(), -1).topk(min(self.labels or len(logits), len(logits)))
+            likely = torch.softmax(logits.to(working(logits)), -1).topk(min(self.labels or len(logits), len(logits)))
             errors = gradients.class_gradients(logits, likely.indices).to(logits.dtype)
             lengths = [torch.stack([part.norm() for part in pulled_back(error)[0].values()]).norm() for error in errors]
             return likely.values @ torch.stack(lengths)
 
         def read(images: Tensor) -> Tensor:
-            # inference mode keeps nothing of what a gradient takes, and tensors that were made in it never do
-            with torch.inference_mode(False), in_eval(module):
+            # inference mode keeps nothing of what a gradient takes, and tensors that were made in it never do; in half
+            # precision the errors of sure rows vanish
+            with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False), in_eval(module):
                 return vmap(length, chunk_size=together)(images.clone())
 
         return read

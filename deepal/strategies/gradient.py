@@ -20,7 +20,7 @@ class EGL(Acquisition):
     Args:
         whole_network: read the gradient of all weights, by `probes=[GradientLength()]`, which takes a backward pass for
             each sample and label; else of the last layer, in closed form.
-        bias: whether the last layer has one.
+        bias: whether the last layer has one. It matters where embeddings are short: of lengths above 2 hardly.
     """
 
     whole_network: bool = False

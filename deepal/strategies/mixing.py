@@ -1,7 +1,7 @@
 """Strategies that mix embeddings with those of labeled rows (`functional.mixing`)."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import ceil, sqrt
 
 import torch
 from torch.nn.functional import normalize
@@ -33,13 +33,14 @@ class ALFAMix(QueryStrategy):
             raise ValueError(f"ALFAMix(step={self.step}) must be above 0, and at most 1.")
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        points, labeled = one_a_sample(self, view.pool["embedding"], view.labeled["embedding"])
+        embedding, distance = view.pool["embedding", "flip_distance"]
+        points, labeled = one_a_sample(self, embedding, view.labeled["embedding"])
         candidates, mixed = torch.empty(0, dtype=torch.long), 0.0
         if len(labeled):
             reach = mixing.farthest(points, mixing.class_means(labeled, view.labeled["target"]))
-            wanted = view.pool["flip_distance"] / reach * sqrt(points.shape[1])
-            for times in range(1, round(1 / self.step) + 1):
-                mixed = times * self.step
+            wanted = distance / reach * sqrt(points.shape[1])
+            for times in range(1, ceil(1 / self.step) + 1):
+                mixed = min(1.0, times * self.step)
                 candidates = (wanted < mixed).nonzero().squeeze(1)
                 if len(candidates) > query_size:
                     break

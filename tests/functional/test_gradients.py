@@ -127,6 +127,18 @@ def test_lengths_are_euclidean_and_are_averaged_rather_than_the_gradients():
     assert float(gradients.expected_gradient_length(probs, hidden)) == pytest.approx(5 * 0.5**0.5)
 
 
+@given(seeds)
+def test_the_mean_square_of_the_length_is_the_trace_of_the_fisher_information(seed):
+    """sum_y p_y |g_y|^2 = (1 - sum p^2) |h|^2; without an embedding there is no gradient."""
+    weight, hidden = random(seed, 4, 3), random(seed + 1, 6, 3)
+    logits = hidden @ weight.T
+    probs, error = torch.softmax(logits, 1), gradients.class_gradients(logits, torch.arange(4).expand(6, 4))
+    dense = torch.stack([gradients.gradient_embedding(error[:, label], hidden) for label in range(4)], 1)
+    trace = (1 - probs.square().sum(1)) * hidden.square().sum(1)
+    assert torch.allclose((probs * dense.square().sum(2)).sum(1), trace)
+    assert gradients.expected_gradient_length(probs, 0 * hidden).tolist() == [0.0] * 6
+
+
 def test_a_sure_row_has_no_length_and_a_longer_embedding_more_in_proportion():
     probs, hidden = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]), torch.ones(2, 4)
     once, thrice = (gradients.expected_gradient_length(probs, each) for each in (hidden, 3 * hidden))
@@ -155,7 +167,9 @@ def test_gradients_of_labels_are_the_errors_of_each(seed):
 def test_a_sketch_keeps_inner_products_on_average():
     error, hidden = random(0, 6, 4), random(1, 6, 3)
     dense = gradients.gradient_embedding(error, hidden)
-    sketch = gradients.sketched_gradient(error, hidden, 200_000, torch.Generator().manual_seed(2))
+    coins = torch.Generator().manual_seed(2)
+    directions = [gradients.random_directions(each.shape[1], 200_000, coins) for each in (error, hidden)]
+    sketch = gradients.sketched_gradient(error, hidden, directions)
     assert sketch.shape == (6, 200_000)
     lengths = dense.norm(dim=1)
     apart = (sketch @ sketch.T - dense @ dense.T).abs() / (lengths.unsqueeze(1) * lengths)

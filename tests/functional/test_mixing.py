@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ def head(seed, rows=40, classes=4, width=5):
 @given(seeds)
 def test_a_prediction_changes_there_and_not_before(seed):
     hidden, weight, bias, logits, error = head(seed)
-    distance = mixing.flip_distance(logits, error, weight)
+    distance = mixing.flip_distance(logits, weight)
     along = torch.nn.functional.normalize(error @ weight, dim=1)
     for part, changes in ((0.999, False), (1.001, True)):
         moved = (hidden + part * distance.unsqueeze(1) * along) @ weight.T + bias
@@ -47,18 +48,40 @@ def published(hidden, weight, bias, logits, gradient, anchors, eps):
 def test_the_farthest_class_mean_decides_for_all_of_them(seed, eps):
     hidden, weight, bias, logits, error = head(seed)
     anchors = random(seed + 3, 4, 5)
-    distance, reach = mixing.flip_distance(logits, error, weight), eps * mixing.farthest(hidden, anchors)
+    distance, reach = mixing.flip_distance(logits, weight), eps * mixing.farthest(hidden, anchors)
     clear = (distance / reach - 1).abs() > 1e-6  # of rounding
     expected = published(hidden, weight, bias, logits, error @ weight, anchors, eps)
     assert torch.equal((distance < reach)[clear], expected[clear])
 
 
-def test_sure_rows_have_a_distance_too_and_rows_without_a_gradient_the_largest():
-    weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    logits = torch.tensor([[60.0, 0.0], [0.0, 0.0]])
-    found = mixing.flip_distance(logits, gradients.logit_gradient(logits), weight)
-    assert torch.allclose(found, torch.tensor([60 / math.sqrt(2), 0.0]), rtol=1e-5)
-    assert mixing.flip_distance(logits[:1], torch.zeros(1, 2), weight).tolist() == [torch.finfo(torch.float32).max]
+@given(seeds, st.floats(0.01, 0.5))
+def test_what_changes_with_little_changes_with_more(seed, eps):
+    hidden, weight, bias, logits, error = head(seed)
+    anchors = random(seed + 3, 4, 5)
+    less, more = (published(hidden, weight, bias, logits, error @ weight, anchors, part) for part in (eps, 2 * eps))
+    assert (more | ~less).all()
+
+
+@pytest.mark.parametrize("lead", [0.0, 60.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sure_rows_have_a_distance_too(lead, dtype):
+    """With a lead of 300 there is nothing left of the other probabilities in single precision."""
+    weight, logits = torch.eye(2, dtype=dtype), torch.tensor([[lead, 0.0]], dtype=dtype)
+    found = mixing.flip_distance(logits, weight)
+    assert torch.allclose(found, torch.tensor([lead / math.sqrt(2)], dtype=dtype), rtol=1e-5)
+
+
+def test_where_nothing_changes_a_prediction_the_distance_is_the_largest_number():
+    logits, most = torch.tensor([[1.0, 0.0]]), torch.finfo(torch.float32).max
+    assert mixing.flip_distance(logits, torch.ones(2, 3)).tolist() == [most]
+    assert mixing.flip_distance(logits[:, :1], torch.ones(1, 3)).tolist() == [most]
+
+
+def test_half_precision_around_it_costs_no_digit():
+    weight, logits = random(0, 4, 5).float(), random(1, 6, 4).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = mixing.flip_distance(logits, weight)
+    assert torch.equal(found, mixing.flip_distance(logits, weight))
 
 
 @given(seeds)
@@ -74,3 +97,10 @@ def test_the_farthest_is_what_brute_force_finds(seed):
     expected = torch.tensor([max(float((point - other).norm()) for other in others) for point in points])
     assert torch.allclose(mixing.farthest(points, others), expected.double())
     assert mixing.farthest(points[:0], others).shape == (0,)
+
+
+def test_far_from_the_origin_distances_keep_their_digits():
+    points, others = random(0, 40, 64), random(1, 30, 64)
+    expected = mixing.farthest(points, others)
+    found = mixing.farthest((points + 1000).float(), (others + 1000).float())
+    assert torch.allclose(found.double(), expected, rtol=1e-4)

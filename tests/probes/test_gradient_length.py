@@ -92,3 +92,15 @@ def test_a_run_reads_it_and_is_told_of_it_where_it_is_missing(tmp_path):
         digits(tmp_path / "without", strategy=EGL(whole_network=True)).run()
     with pytest.raises(ValueError, match="labels=0"):
         GradientLength(0)
+
+
+def test_it_is_read_in_full_precision_whatever_is_around():
+    """In half precision the errors of sure rows vanish, and with them all scores."""
+    made, images = module(), torch.rand(6, 1, 8, 8)
+    with torch.no_grad():
+        made.network.head.bias[1] += 25
+    plain = read(GradientLength(), made, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(read(GradientLength(), made, images), plain)
+    assert (plain > 0).all()
+    assert torch.allclose(read(GradientLength(), made.double(), images.double()), plain.double(), rtol=1e-3)

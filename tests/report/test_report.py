@@ -13,7 +13,7 @@ from deepal import contact_sheet
 from deepal.ledger import Result
 from deepal.modules import Classifier
 from deepal.probes import MCDropout
-from deepal.report import Curve, Display, QueryPictures, TensorBoard, UncertaintyMap, WeightsAndBiases
+from deepal.report import Curve, Display, ForgettingPictures, QueryPictures, TensorBoard, UncertaintyMap, WeightsAndBiases
 from deepal.report.uncertainty import draw
 from deepal.strategies import BALD, BatchBALD, Margin
 from tests.runs import digits
@@ -136,3 +136,24 @@ def test_wandb_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     shown([WeightsAndBiases()], tmp_path)
     assert list(tmp_path.glob("*/wandb/offline-run-*"))
+
+
+def test_what_was_forgotten_is_drawn_with_its_labels(tmp_path, monkeypatch):
+    rows = [
+        {"position": 3, "label": "7", "events": 9, "shown": 9, "learned": False, "wrong": True},
+        {"position": 5, "label": "1", "events": 2, "shown": 9, "learned": True, "wrong": None},
+        {"position": 6, "label": "1", "events": 0, "shown": 9, "learned": True, "wrong": False},
+    ]
+
+    class Shown:
+        def pictures(self, positions):
+            return torch.rand(len(positions), 1, 8, 8)
+
+    tiles, sheet = [], contact_sheet.draw
+    monkeypatch.setattr(contact_sheet, "draw", lambda some, title="": (tiles.extend(some), sheet(some, title))[1])
+    watcher = ForgettingPictures()
+    watcher.begin(tmp_path, 10, [])
+    watcher.forgot(2, rows, Shown())
+    assert (tmp_path / "forgetting" / "002.png").stat().st_size > 1000
+    assert [each.text for each in tiles] == ["never in 9\n7, which is wrong", "2 times\n1", "0 times\n1"]
+    assert [each.alarming for each in tiles] == [True, False, False]

@@ -2,15 +2,17 @@
 
 import inspect
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from deepal import strategies, testing
+from deepal.signals import Signals
 from deepal.strategies import (
     BADGE,
     BALD,
+    EPIG,
     ClusterMargin,
     ComparedBy,
     CoreSet,
@@ -23,8 +25,9 @@ from deepal.strategies import (
     QueryStrategy,
     Random,
     Stochastic,
+    View,
 )
-from deepal.strategies.base import Acquisition, Choice
+from deepal.strategies.base import Acquisition, Choice, Composed, choose
 
 NEEDS_ARGUMENTS = {
     Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))],
@@ -44,6 +47,20 @@ def exported() -> list[QueryStrategy]:
 @pytest.mark.parametrize("strategy", exported(), ids=lambda each: repr(each if not inspect.isclass(each) else each()))
 def test_every_exported_strategy_keeps_the_contract(strategy):
     testing.check_strategy(strategy() if inspect.isclass(strategy) else strategy)
+
+
+@pytest.mark.parametrize("strategy", exported(), ids=lambda each: repr(each if not inspect.isclass(each) else each()))
+def test_a_strategy_that_is_not_made_of_others_reads_the_pool_once(strategy):
+    """Every pass of a scan is a pass of the network over all images."""
+    made = strategy() if inspect.isclass(strategy) else strategy
+    if isinstance(made, Composed | EPIG):  # which reads its targets before what it compares with them
+        return
+    signals = testing.made_up_signals(60, 0)
+    source = testing.StrictSource(signals, set(made.needs.get("pool", ())), 1000)
+    known = {name: torch.zeros(60, dtype=torch.long) for name in made.artifacts}
+    view = View(*(Signals.of(testing.made_up_signals(size, size)) for size in (60, 5, 20)))
+    choose(made, replace(view, pool=Signals(torch.arange(60), source, known)), 7, torch.Generator().manual_seed(0))
+    assert source.passes == bool(made.needs.get("pool", ()))
 
 
 def test_abstract_or_final():

@@ -40,8 +40,15 @@ def test_neighbors_are_labeled_rows_alone():
 
 def test_a_longer_embedding_has_the_same_neighbors():
     pool, labeled = testing.made_up_signals(25, 0), testing.made_up_signals(8, 1)
-    longer = pool | {"embedding": pool["embedding"] * torch.linspace(1, 9, 25).unsqueeze(1)}
-    assert torch.allclose(scores(CAL(), pool, labeled), scores(CAL(), longer, labeled))
+    for few in (CAL(neighbors=2), CAL(neighbors=8)):
+        longer = [
+            each | {"embedding": each["embedding"] * torch.linspace(1, 9, len(each["embedding"])).unsqueeze(1)}
+            for each in (pool, labeled)
+        ]
+        assert torch.allclose(scores(few, pool, labeled), scores(few, *longer), atol=1e-6)
+    everything = by_loops(pool, labeled, 8)
+    for k in (8, 9, 100):  # all that there are
+        assert torch.allclose(scores(CAL(neighbors=k), pool, labeled), everything, rtol=1e-3, atol=1e-5)
 
 
 def test_where_all_predictions_are_the_same_there_is_no_contrast():

@@ -4,7 +4,7 @@ import torch
 from deepal import testing
 from deepal.functional import fisher, gradients
 from deepal.signals import Signals
-from deepal.strategies import BADGE, BAIT, View
+from deepal.strategies import BADGE, BAIT, EGL, View
 
 
 def view(signals, labeled):
@@ -13,6 +13,20 @@ def view(signals, labeled):
 
 def select(strategy, signals, labeled, query_size=10, seed=0):
     return strategy.select(view(signals, labeled), query_size, torch.Generator().manual_seed(seed)).rows.tolist()
+
+
+def test_the_longest_gradients_are_asked_for_of_a_last_layer_with_its_bias():
+    signals = testing.made_up_signals(60, 0)
+    signals["embedding"] *= torch.linspace(0.01, 1, 60).unsqueeze(1)  # the shorter, the more a bias matters
+    queries = []
+    for bias in (True, False):
+        expected = gradients.expected_gradient_length(signals["probs"], signals["embedding"], bias)
+        queries.append(expected.sort(descending=True).indices[:10].tolist())
+        assert select(EGL(bias=bias), signals, signals) == queries[-1]
+    assert queries[0] != queries[1]
+    assert select(EGL(), signals, signals) == queries[0]
+    whole = {"gradient_length": torch.arange(60.0)}
+    assert select(EGL(whole_network=True), whole, whole, 3) == [59, 58, 57]
 
 
 def test_labeled_rows_count_as_chosen_where_that_is_asked():

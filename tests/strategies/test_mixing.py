@@ -49,6 +49,15 @@ def test_candidates_are_chosen_in_different_directions():
     labeled = {"embedding": torch.zeros(2, 3), "target": torch.tensor([0, 1])}
     rows = choose(pool, labeled, 3).rows
     assert sorted((rows // 20).tolist()) == [0, 1, 2]
+    longer = {**pool, "embedding": bundles * torch.linspace(1, 30, 60)[torch.randperm(60, generator=coins)].unsqueeze(1)}
+    assert sorted((choose(longer, labeled, 3).rows // 20).tolist()) == [0, 1, 2], "of directions, and not of lengths"
+
+
+@pytest.mark.parametrize("step", [0.4, 0.6, 1.0])
+def test_all_is_mixed_in_before_chance_fills_up(step):
+    pool, labeled = testing.made_up_signals(60, 0), testing.made_up_signals(20, 1)
+    pool["flip_distance"][:] = 1e9
+    assert choose(pool, labeled, 40, step).notes["mixed"] == 1.0
 
 
 def test_a_step_that_is_none_is_refused():
