@@ -130,7 +130,8 @@ class StopAtTrainingAccuracy(EarlyStopping):
 
 class BestWeights(Callback):
     """Ends a fit with the weights of the epoch that was best on validation; with Lightning's `EarlyStopping` beside it,
-    early stopping that keeps the best.
+    early stopping that keeps the best. Parts that a module calls `unmeasured`, because validation says nothing of them,
+    stay as they are in the end.
 
     Args: monitor: a validation metric; mode: whether `max` or `min` is best.
     """
@@ -147,14 +148,17 @@ class BestWeights(Callback):
         value = float(trainer.callback_metrics[self.monitor])
         if self._best is None or isnan(self._best) or (value > self._best if self.mode == "max" else value < self._best):
             self._best = value
-            self._weights = {name: each.detach().clone() for name, each in pl_module.state_dict().items()}
+            others = tuple(f"{part}." for part in getattr(pl_module, "unmeasured", ()))
+            self._weights = {
+                name: each.detach().clone() for name, each in pl_module.state_dict().items() if not name.startswith(others)
+            }
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._weights:
             raise ValueError(
                 f"BestWeights waited for {self.monitor}, and the fit ended without a validation; train longer."
             )
-        pl_module.load_state_dict(self._weights)
+        pl_module.load_state_dict({**pl_module.state_dict(), **self._weights})
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "weights": self._weights}

@@ -203,6 +203,7 @@ class Cycle:
             if is_fitted and callable(getattr(voice_of(module), "reconstruction", None)):
                 some = view.pool.positions[:_PICTURED]
                 again = scan.read(some, ("reconstruction",))["reconstruction"]
+                again = self.data.task.restore(again) if self.data.task else again
                 self.watchers.tell("reconstructed", turn.cycle, some.tolist(), again, self.data)
         meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
         meter.seconds["select"] -= scan.seconds
@@ -333,6 +334,11 @@ class Cycle:
         torch.manual_seed(self._seed("weights", cycle))
         module = fresh.make_module(self.settings.module)
         if hasattr(module, "configure_network"):
+            if self.data.task is None:
+                raise ValueError(
+                    f"{type(module).__name__} is told by the data what images and classes there are, and "
+                    f"ActiveDataModule.over says nothing of yours; give a module of your own, by Adapter."
+                )
             module.configure_network(self.data.task)
         if self.settings.warm_start and weights.notes(self.files.weights(cycle - 1)):
             weights.load_into(module, self.files.weights(cycle - 1))

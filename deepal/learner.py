@@ -207,9 +207,11 @@ class Learner:
         elsewhere = self.embedding_from is not None
         alone.features.refuse_broken()
         grouped = self.data.groups([]) is not None
-        preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders_of(trainer), grouped, elsewhere)
+        recorders, batches = recorders_of(trainer), self.data.batches_an_epoch(self.budget)
+        preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
-        preflight.refuse_short_records(trainer, self.data.batches_an_epoch(self.budget))
+        preflight.refuse_automatic_options(trainer, module)
+        preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches)
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:
             preflight.refuse_simulation(self.oracle, self.initial, self.data)

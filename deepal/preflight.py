@@ -14,12 +14,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from deepal import __version__, fresh
+from deepal import __version__
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.oracles import Oracle
 from deepal.probes import Probe
-from deepal.recorders import Recorder, recorders_of
+from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import voice_of
 from deepal.strategies.base import QueryStrategy, Sizes
@@ -282,11 +282,24 @@ def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None)
             )
 
 
-def refuse_short_records(trainer: Trainer, batches: int) -> None:
-    """Raises ValueError for a recorder that would see too little of a fit of so many batches an epoch."""
-    if steps := fresh.steps_of(trainer, batches):
-        for each in recorders_of(trainer):
-            each.refuse_short(-(-steps // batches))
+def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batches: int) -> None:
+    """Raises ValueError for a recorder that would see too little of a fit. Args: steps: of the fit, where that is known;
+    batches: an epoch."""
+    for each in recorders if steps else []:
+        each.refuse_short(-(-steps // batches))
+
+
+def refuse_automatic_options(trainer: Trainer, module: LightningModule) -> None:
+    """Raises ValueError for what a Trainer does around automatic steps alone, and a module that takes its own steps."""
+    asked = {
+        "gradient_clip_val": trainer.gradient_clip_val not in (None, 0),
+        "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
+    }
+    for name in [name for name, given in asked.items() if given and not module.automatic_optimization]:
+        raise ValueError(
+            f"trainer.{name} is for modules that leave their steps to the Trainer, and {type(module).__name__} takes its "
+            f"own, of several optimizers; leave it out."
+        )
 
 
 def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule:

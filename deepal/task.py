@@ -36,8 +36,18 @@ class Task:
             return images
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
+        mean, std = self._spread(images)
         return (images - mean) / std
+
+    def restore(self, images: Tensor) -> Tensor:
+        """Images (B, channels, height, width), as a network reads them, on the scale that they had before, of 0 to 1 where
+        that was one of bytes."""
+        mean, std = self._spread(images)
+        return images * std + mean
+
+    def _spread(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = (images.new_tensor(each).view(-1, 1, 1) for each in (self.mean, self.std))
+        return mean, std
 
 
 class Truth(Protocol):

@@ -13,14 +13,15 @@ SHARED_MNIST = Path(__file__).parents[2] / "shared" / "data"
 
 
 def scans(count: int) -> tuple[np.ndarray, list[str]]:
-    """(N, height, width) digits, and what they are: MNIST where it is at hand, scikit-learn's digits elsewhere."""
+    """Digits (N, 28, 28), and what they are: MNIST where it is at hand, scikit-learn's digits, enlarged, elsewhere."""
     if (SHARED_MNIST / "MNIST").exists():
         from torchvision.datasets import MNIST
 
         mnist = MNIST(str(SHARED_MNIST), download=False)
         return mnist.data[:count].numpy(), [str(each) for each in mnist.targets[:count].tolist()]
     digits = load_digits()
-    return (digits.images[:count] * 15).astype(np.uint8), [str(each) for each in digits.target[:count]]
+    larger = (digits.images[:count] * 15).astype(np.uint8).repeat(4, 1).repeat(4, 2)[:, 2:-2, 2:-2]
+    return larger, [str(each) for each in digits.target[:count]]
 
 
 def png_folder(root: Path, images: np.ndarray, labels: Sequence[str]) -> list[str]:

@@ -248,7 +248,7 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def batches_an_epoch(self, labels: int) -> int:
         """How many training batches an epoch is, of one process, with so many labels."""
-        return self.epoch_steps or -(-labels // self.batch_size)
+        return self.epoch_steps or -(-labels // self._sizes[0])
 
     def begin_cycle(self, seed: int) -> None:
         """Give the training order of the coming fit its seed."""
@@ -399,11 +399,14 @@ class ActiveDataModule(LightningDataModule, ABC):
         return reasons
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """On the device: augmentation while training, then normalisation. Raises UnreadableError for a damaged batch."""
+        """On the device: augmentation while training, then normalisation. Raises UnreadableError for a damaged batch of
+        labeled images; of unlabeled ones those are left out that cannot be read, which the scan will find."""
         if isinstance(loading.whole(batch), Block):
             return batch  # its batches come by here one by one
         if "input" not in batch:  # labeled and unlabeled side by side
-            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
+            unlabeled = loading.readable(batch["unlabeled"])
+            parts = {**batch, "unlabeled": move_data_to_device(unlabeled, self.trainer.strategy.root_device)}
+            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in parts.items()}
         images = batch["input"]
         if self.trainer is not None and self.trainer.training:
             for augmentation in self.augmentation:

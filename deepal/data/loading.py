@@ -42,6 +42,14 @@ def whole(batch: Any) -> Any:
     return batch
 
 
+def readable(batch: Any) -> Any:
+    """What could be read of a batch, for those who can do without the rest. Raises UnreadableError where that is less than
+    half of it."""
+    if isinstance(batch, Damaged) and batch.batch is not None and len(batch.batch["position"]) >= len(batch.reasons):
+        return batch.batch
+    return whole(batch)
+
+
 class Batches(Dataset):
     """Batches by their rows: item [rows] is the whole batch of these rows.
 

@@ -55,6 +55,10 @@ class Accompanied(Measured):
         """Gradient of the cross-entropy to the predicted class by the logits, (B, C)."""
         return self.of.logit_gradient(images)
 
+    def gradient_embedding(self, images: Tensor) -> Tensor:
+        """As of `Classifier`, (B, C * D), or as wide as its sketch."""
+        return self.of.gradient_embedding(images)
+
     def flip_distance(self, images: Tensor) -> Tensor:
         """As of `Classifier`, (B,)."""
         return self.of.flip_distance(images)

@@ -24,7 +24,8 @@ class LossPrediction(Accompanied):
     Args:
         of: the classifier.
         stages: names of the parts of its network that the head reads, as `network.named_modules()` has them. None: what
-            the network calls its stages, of a residual network the four, of layers in a row the nonlinear ones.
+            the network calls its stages, of a residual network the four, of layers in a row the nonlinear ones. They
+            put out (B, D), (B, tokens, D), or (B, D, height, width), channels first.
         hidden: units of the head for each of these.
         weight: of the head's loss beside the classifier's.
         margin: between the predictions of a pair.
@@ -43,7 +44,7 @@ class LossPrediction(Accompanied):
         detach_epoch: int = 120,
     ) -> None:
         super().__init__(of)
-        if hidden < 1 or weight < 0 or not margin > 0 or detach_epoch < 0:
+        if hidden < 1 or not weight >= 0 or not margin > 0 or detach_epoch < 0:
             raise ValueError(
                 f"LossPrediction(hidden={hidden}, weight={weight}, margin={margin}, detach_epoch={detach_epoch}) needs at "
                 f"least one unit, a margin above 0, and a weight and an epoch that are not negative."

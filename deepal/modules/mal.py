@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
 from deepal.functional import gradients, uncertainty
+from deepal.modules.beside import optimized_beside, optimizers_of, step
 from deepal.modules.measured import Measured
 from deepal.nn import MLP, Network
 from deepal.nn.adversarial import CosineHead, Discriminator, miscalled, reverse_gradient
@@ -29,11 +30,11 @@ class MAL(Measured):
 
     Args:
         backbone: a network of `deepal.nn`, called with (input shape, number of classes); its last layer is replaced.
-        optimizer: called with the parameters to train.
+        optimizer: called with the parameters to train, but for the discriminator's.
         scheduler: called with the optimizer; it steps once a training step. None: a constant learning rate.
         temperature: of the cosines.
         entropy_weight: of the entropy of unlabeled images beside the cross-entropy of labeled ones.
-        adversary_rate: learning rate of the discriminator.
+        adversary_rate: learning rate of the discriminator, of Adam.
         metrics: of torchmetrics, by name, called with (probs (B, C), target (B,)); measured beside the others.
     """
 
@@ -50,11 +51,12 @@ class MAL(Measured):
         metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__(metrics)
-        if not temperature > 0 or entropy_weight < 0 or adversary_rate < 0:
+        if not (temperature > 0 and entropy_weight >= 0 and adversary_rate >= 0):
             raise ValueError(
                 f"MAL(temperature={temperature}, entropy_weight={entropy_weight}, adversary_rate={adversary_rate}) needs a "
                 f"temperature above 0, and a weight and a rate that are not negative."
             )
+        self.automatic_optimization = False
         self.backbone, self.optimizer, self.scheduler = backbone, optimizer, scheduler
         self.temperature, self.entropy_weight, self.adversary_rate = temperature, entropy_weight, adversary_rate
 
@@ -85,7 +87,7 @@ class MAL(Measured):
 
     def unlabeledness(self, images: Tensor) -> Tensor:
         """The discriminator's logit of being unlabeled, (B,)."""
-        return -self.adversary(self.embedding(images)).float()
+        return -self.adversary(self.embedding(images))
 
     def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Several signals by name, from one forward pass."""
@@ -96,7 +98,7 @@ class MAL(Measured):
             "logits": lambda: logits,
             "probs": lambda: torch.softmax(logits.float(), -1),
             "logit_gradient": lambda: gradients.logit_gradient(logits),
-            "unlabeledness": lambda: -self.adversary(embedding).float(),
+            "unlabeledness": lambda: -self.adversary(embedding),
         }
         return {name: said[name]() for name in names}
 
@@ -106,12 +108,15 @@ class MAL(Measured):
     # Training
 
     def configure_optimizers(self) -> Any:
-        def grouped(parameters: Iterable) -> Optimizer:
-            against = [*self.adversary.parameters()]
-            others = [each for each in parameters if all(each is not one for one in against)]
-            return self.optimizer([{"params": others}, {"params": against, "lr": self.adversary_rate}])
+        own = self.optimized_by(self.optimizer, self.scheduler, self.network.parameters())
+        return optimized_beside(own, Adam(self.adversary.parameters(), lr=self.adversary_rate))
 
-        return self.optimized_by(grouped, self.scheduler)
+    def training_step(self, batch: dict[str, dict[str, Tensor]], batch_idx: int) -> dict[str, Tensor]:
+        said = super().training_step(batch, batch_idx)
+        step(self, said["loss"], *optimizers_of(self))
+        if schedule := self.lr_schedulers():
+            schedule.step()
+        return {**said, "loss": said["loss"].detach()}
 
     def loss(self, batch: dict[str, dict[str, Tensor]], images: int) -> tuple[Tensor, Tensor]:
         """Cross-entropy of labeled images, the entropy of unlabeled ones, which features lower and prototypes raise, and

@@ -1,16 +1,16 @@
 """What all our modules measure, and how: on validation images while they train, on test images when they have."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
@@ -66,13 +66,25 @@ class Measured(LightningModule):
         return self.probs
 
     def optimized_by(
-        self, optimizer: Callable[..., Optimizer], scheduler: Callable[[Optimizer], LRScheduler] | None
+        self,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer], LRScheduler] | None,
+        parameters: Iterable[Parameter] | None = None,
     ) -> Any:
-        """What `configure_optimizers` returns, of these two: a schedule steps with each training step."""
-        made = optimizer([each for each in self.parameters() if each.requires_grad])
+        """What `configure_optimizers` returns, of these two: a schedule steps with each training step.
+
+        Args: parameters: to train, of those that are not frozen; None: all.
+        Raises ValueError for a schedule that waits for a metric.
+        """
+        made = optimizer([each for each in parameters or self.parameters() if each.requires_grad])
         if scheduler is None:
             return made
-        return {"optimizer": made, "lr_scheduler": {"scheduler": scheduler(made), "interval": "step"}}
+        schedule = scheduler(made)
+        if isinstance(schedule, ReduceLROnPlateau):
+            raise ValueError(
+                "scheduler=ReduceLROnPlateau waits for a metric, and a schedule steps with each training step."
+            )
+        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         loss, correct = self.loss(batch, self._images)

@@ -9,6 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear, normal
 
 class Discriminator(nn.Sequential):
     """Tells which vectors (..., D) are of labeled images, by a logit (...): three layers, as in VAAL (Sinha et al., 2019).
+    Its logits are ranked, and half precision has few of them, so it computes in single precision whatever is around.
 
     Args: features: D; hidden: units of the layers between.
     """
@@ -17,12 +18,13 @@ class Discriminator(nn.Sequential):
         super().__init__(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return super().forward(vectors).squeeze(-1)
+        with torch.autocast(vectors.device.type, enabled=False):
+            return super().forward(vectors.float()).squeeze(-1)
 
 
 def miscalled(logits: Tensor, labeled: bool) -> Tensor:
     """How badly a discriminator's logits (...) call images labeled, or not: the mean cross-entropy."""
-    return binary_cross_entropy_with_logits(logits.float(), torch.full_like(logits, labeled, dtype=torch.float32))
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, labeled))
 
 
 class CosineHead(nn.Linear):

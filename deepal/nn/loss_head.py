@@ -13,7 +13,7 @@ from deepal.nn.network import Network, in_eval
 @contextmanager
 def outputs_of(network: Network, parts: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While this is entered, what parts of a network, by name, put out: of each its latest output. Positions, or tokens,
-    are averaged over: (B, D) of (B, D, height, width), and of (B, tokens, D)."""
+    are averaged over: (B, D) of (B, D, height, width), channels first, and of (B, tokens, D)."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, part: nn.Module, inputs: object, output: Tensor) -> None:

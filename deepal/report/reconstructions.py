@@ -27,12 +27,16 @@ class Reconstructions(Watcher):
         file = self.folder / "reconstructions" / f"{cycle:03d}.png"
         file.parent.mkdir(exist_ok=True)
         pairs = zip(positions, pictures, again, strict=True)
-        tiles = [Tile(torch.cat([_plain(each), _plain(made)], 2), data.name(at)) for at, each, made in pairs]
+        tiles = [Tile(torch.cat(_alike(each, made), 2), data.name(at)) for at, each, made in pairs]
         title = f"cycle {cycle}: images, and what the autoencoder makes of them"
         contact_sheet.draw_pages(tiles, list, file, title)
 
 
-def _plain(picture: Tensor) -> Tensor:
-    """Values from 0 to 1."""
-    values = picture.float() - picture.min()
-    return values / values.max().clamp_min(1e-12)
+def _alike(picture: Tensor, made: Tensor) -> list[Tensor]:
+    """Both in bytes, on the scale of the picture: what is paler than it, or of another color, is drawn so."""
+    if picture.dtype == torch.uint8:
+        low, high = 0.0, 1.0
+        picture = picture / 255
+    else:
+        low, high = float(picture.min()), float(picture.max())
+    return [((each - low) / max(high - low, 1e-12)).clamp(0, 1).mul(255).round().byte() for each in (picture, made)]

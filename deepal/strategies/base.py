@@ -186,7 +186,10 @@ class Acquisition(Scoring):
         return view.pool.map(self._score_of_rows, self.needs["pool"])
 
     def _score_of_rows(self, signals: Mapping[str, Tensor]) -> Tensor:
-        scores = self.score(signals)
+        return self.reduced(self.score(signals))
+
+    def reduced(self, scores: Tensor) -> Tensor:
+        """One number a row, (B,), of one a site, (B, ...)."""
         return scores if scores.ndim == 1 else _REDUCTIONS[self.reduce](scores.flatten(1), 1)
 
 

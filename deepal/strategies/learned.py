@@ -24,13 +24,13 @@ class Unlabeledness(Acquisition):
 @dataclass(frozen=True)
 class UnlabeledEntropy(Acquisition):
     """Of what a discriminator takes for unlabeled, that of largest predictive entropy; then of the rest what is least like
-    the labeled images (Ebrahimi et al., 2020)."""
+    the labeled images (Ebrahimi et al., 2020). Where there are sites, both are of the whole image."""
 
     needs = {"pool": ("probs", "unlabeledness")}
 
     def score(self, signals: Mapping[str, Tensor]) -> Tensor:
-        unlabeled = signals["unlabeledness"]
-        return torch.where(unlabeled > 0, uncertainty.entropy(signals["probs"]), unlabeled)
+        doubt, unlabeled = self.reduced(uncertainty.entropy(signals["probs"])), self.reduced(signals["unlabeledness"])
+        return torch.where(unlabeled > 0, doubt, unlabeled)
 
 
 @dataclass(frozen=True)

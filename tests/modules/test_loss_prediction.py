@@ -102,6 +102,13 @@ def test_without_weight_it_is_the_classifier_it_stands_beside():
     assert torch.equal(module.loss(data, 7)[1], alone.loss(data, 7)[1])
 
 
+def test_the_head_s_loss_is_weighed():
+    data = batch()
+    none, once, thrice = (made(partial(BESIDE, weight=weight)).loss(data, 7)[0] for weight in (0.0, 1.0, 3.0))
+    assert torch.allclose(thrice - none, 3 * (once - none))
+    assert once > none
+
+
 def test_detached_the_head_alone_learns_from_its_loss():
     data, alone = batch(), made(STILL)
     own = gradients_of(alone, alone.loss(data, 7)[0])

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torchmetrics.functional import auroc
 
 from deepal.functional import uncertainty
 from deepal.modules import MAL
@@ -75,16 +76,34 @@ def test_the_discriminator_moves_no_feature():
     assert changed == {name for name in before if name.startswith("adversary")}
 
 
-def test_it_has_a_learning_rate_of_its_own():
-    groups = (
-        made(partial(MAL, optimizer=partial(torch.optim.SGD, lr=0.1), adversary_rate=0.3))
-        .configure_optimizers()
-        .param_groups
-    )
-    assert [group["lr"] for group in groups] == [0.1, 0.3]
-    module = made()
-    held = [id(each) for group in module.configure_optimizers().param_groups for each in group["params"]]
-    assert sorted(held) == sorted(id(each) for each in module.parameters())
+def test_without_entropy_it_is_a_classifier_and_a_discriminator_by_itself():
+    module, data = made(partial(MAL, partial(MLP, dropout=0), entropy_weight=0.0)), batch()
+    logits = module.logits(data["labeled"]["input"])
+    told = [module.adversary(module.embedding(data[of]["input"])) for of in ("labeled", "unlabeled")]
+    expected = torch.nn.functional.cross_entropy(logits, data["labeled"]["target"])
+    expected = expected - torch.sigmoid(told[0]).log().mean() - torch.sigmoid(-told[1]).log().mean()
+    assert torch.allclose(module.loss(data, 5)[0], expected)
+
+
+def test_the_discriminator_has_an_optimizer_of_its_own_and_a_step_of_the_fit_is_one_of_both(tmp_path, monkeypatch):
+    module = made(partial(MAL, optimizer=partial(torch.optim.SGD, lr=0.1, weight_decay=1.0), adversary_rate=0.3))
+    (own, beside), _ = module.configure_optimizers()
+    assert (type(own), type(beside)) == (torch.optim.SGD, torch.optim.Adam)
+    assert (own.param_groups[0]["lr"], beside.param_groups[0]["lr"]) == (0.1, 0.3)
+    assert beside.param_groups[0]["weight_decay"] == 0
+    for optimizer, part in ((own, module.network), (beside, module.adversary)):
+        assert {id(each) for each in optimizer.param_groups[0]["params"]} == {id(each) for each in part.parameters()}
+    rates, step = [], MAL.training_step
+
+    def watched(self, batch, batch_idx):
+        rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(MAL, "training_step", watched)
+    scheduler = partial(torch.optim.lr_scheduler.StepLR, step_size=20, gamma=0.1)
+    digits(tmp_path, strategy=UnlabeledEntropy(), module=partial(MAL, scheduler=scheduler), budget=20).run()
+    assert len(rates) == 60
+    assert [rates[i] for i in (0, 19, 20, 40)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
 
 
 def test_of_two_clusters_one_of_which_is_labeled_the_other_is_asked_for(tmp_path):
@@ -95,14 +114,28 @@ def test_of_two_clusters_one_of_which_is_labeled_the_other_is_asked_for(tmp_path
 
 def test_with_labels_of_some_digits_alone_it_asks_for_the_others(tmp_path):
     images, targets, labeled = low_digits()
-    asked, _ = asked_first(tmp_path, UnlabeledEntropy(), MAL, labeled, images, targets, 300)
+    asked, module = asked_first(tmp_path, UnlabeledEntropy(), MAL, labeled, images, targets, 300)
     assert (targets[asked] >= 5).float().mean() >= 0.8
+    free = torch.ones(len(images), dtype=torch.bool).index_fill_(0, torch.tensor(labeled), False)
+    with torch.no_grad():
+        told = module.unlabeledness(module.task.normalize(images))
+    area = auroc(told, free.long(), task="binary")
+    assert area > 0.65, f"the discriminator has learned: {area:.3f}"
 
 
 def test_entropy_counts_among_what_is_taken_for_unlabeled_and_the_rest_comes_after():
     probs = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [1.0, 0.0]])
     scores = UnlabeledEntropy().score({"probs": probs, "unlabeledness": torch.tensor([-2.0, 3.0, 0.1, -0.5])})
     assert scores.sort(descending=True).indices.tolist() == [2, 1, 3, 0]
+
+
+def test_of_sites_the_discriminator_is_asked_for_the_image_and_not_for_each():
+    """One site that looks labeled does not make up for the others."""
+    told, probs = torch.full((2, 64), 3.0), torch.full((2, 64, 3), 1 / 3)
+    told[0, 0] = -80.0
+    told[1, :40] = -9.0
+    scores = UnlabeledEntropy()._score_of_rows({"probs": probs, "unlabeledness": told})
+    assert torch.allclose(scores, torch.tensor([3.0]).log().repeat(2).where(torch.tensor([True, False]), told.mean(1)))
 
 
 def test_a_killed_run_goes_on_to_the_same_queries(tmp_path):

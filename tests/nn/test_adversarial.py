@@ -46,3 +46,11 @@ def test_a_cosine_head_sees_directions_alone_and_is_bounded(seed):
 def test_a_discriminator_says_a_number_of_each_vector():
     assert Discriminator(5)(torch.zeros(3, 5)).shape == (3,)
     assert Discriminator(5)(torch.zeros(3, 2, 4, 5)).shape == (3, 2, 4)
+
+
+def test_a_discriminator_computes_in_single_precision_whatever_is_around():
+    torch.manual_seed(0)
+    discriminator, vectors = Discriminator(6), torch.randn(500, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(discriminator(vectors), discriminator(vectors.double()))
+        assert len(discriminator(vectors).unique()) > 450

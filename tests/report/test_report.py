@@ -13,9 +13,19 @@ from deepal import contact_sheet
 from deepal.ledger import Result
 from deepal.modules import Classifier
 from deepal.probes import MCDropout
-from deepal.report import Curve, Display, ForgettingPictures, QueryPictures, TensorBoard, UncertaintyMap, WeightsAndBiases
+from deepal.report import (
+    Curve,
+    Display,
+    ForgettingPictures,
+    QueryPictures,
+    Reconstructions,
+    TensorBoard,
+    UncertaintyMap,
+    WeightsAndBiases,
+)
 from deepal.report.uncertainty import draw
 from deepal.strategies import BALD, BatchBALD, Margin
+from deepal.task import Task
 from tests.runs import digits
 
 RESULTS = [
@@ -157,3 +167,30 @@ def test_what_was_forgotten_is_drawn_with_its_labels(tmp_path, monkeypatch):
     assert (tmp_path / "forgetting" / "002.png").stat().st_size > 1000
     assert [each.text for each in tiles] == ["never in 9\n7, which is wrong", "2 times\n1", "0 times\n1"]
     assert [each.alarming for each in tiles] == [True, False, False]
+
+
+def test_what_an_autoencoder_makes_is_drawn_on_the_scale_of_the_image(tmp_path, monkeypatch):
+    """A perfect copy looks the same in every channel, and one of little contrast pale."""
+    drawn = []
+    monkeypatch.setattr(contact_sheet, "draw_pages", lambda tiles, *_: drawn.extend(each.picture for each in tiles))
+    bytes_of, task = (
+        torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8),
+        Task((3, 8, 8), ("a", "b"), (0.1, 0.5, 0.9), (0.1, 1.0, 3.0)),
+    )
+
+    class Shown:
+        def pictures(self, positions):
+            return bytes_of[positions]
+
+        def name(self, position):
+            return str(position)
+
+    again = task.restore(task.normalize(bytes_of))
+    again[1] = 0.5 + 0.01 * (again[1] - 0.5)
+    watcher = Reconstructions()
+    watcher.begin(tmp_path, 10, [])
+    watcher.reconstructed(0, [0, 1], again, Shown())
+    image, copy = drawn[0].split(8, 2)
+    assert torch.equal(image, bytes_of[0])
+    assert (image.int() - copy.int()).abs().max() <= 1
+    assert drawn[1].split(8, 2)[1].float().std() < 2
