@@ -104,19 +104,26 @@ class Scan:
         return kept
 
     def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
-        """`score` of each position's signals, (n,), in fp32; the signals of a batch are gone with the batch.
+        """`score` of each position's signals, (n,) or (n, k), in fp32; the signals of a batch are gone with the batch.
 
         Raises UnreadableError, when all was read, where images could not be.
         """
         scores = torch.zeros(len(positions))
+
+        def put(rows: Tensor, found: Tensor) -> None:
+            nonlocal scores
+            if found.ndim > scores.ndim:
+                scores = torch.zeros(len(positions), found.shape[1])
+            scores[rows] = found.to("cpu", torch.float32)
+
         if self.at_hand.keys() >= set(names):
             for rows in torch.arange(len(positions)).split(_ROWS):
-                scores[rows] = score({name: self.at_hand[name][positions[rows]] for name in names}).float()
+                put(rows, score({name: self.at_hand[name][positions[rows]] for name in names}))
             return scores
 
         def keep(rows: Tensor, said: dict[str, Tensor]) -> None:
             at_hand = {name: self.at_hand[name][positions[rows]].to(self.device) for name in names if name in self.at_hand}
-            scores[rows] = score({**said, **at_hand}).to("cpu", torch.float32)
+            put(rows, score({**said, **at_hand}))
 
         self._pass(positions, tuple(name for name in names if name not in self.at_hand), keep)
         self.ranks.add_up(scores)

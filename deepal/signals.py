@@ -31,7 +31,7 @@ NAMES = (
 """Of the signals in use that a pool may have."""
 
 Score = Callable[[Mapping[str, Tensor]], Tensor]
-"""A row-wise function: the signals of some rows to one number each."""
+"""A row-wise function: the signals of some rows to one number each, (B,), or several, (B, k)."""
 
 
 def voice_of(module: Any) -> Any:
@@ -51,7 +51,7 @@ class Source(Protocol):
         ...
 
     def map(self, positions: Tensor, names: tuple[str, ...], score: Score) -> Tensor:
-        """`score` of the signals `names` of each position, (n,), without keeping the signals."""
+        """`score` of the signals `names` of each position, (n,) or several a row (n, k), without keeping the signals."""
         ...
 
 
@@ -122,10 +122,10 @@ class Signals:
         return Signals(self.positions[rows], self._source, {name: array[rows] for name, array in self._known.items()})
 
     def map(self, score: Score, names: tuple[str, ...]) -> Tensor:
-        """A row-wise score of the signals `names`, (n,), computed batch by batch where they are read.
+        """A row-wise score of the signals `names`, (n,) or (n, k), computed batch by batch where they are read.
 
         Raises NonFiniteError, naming the signal, where a row of it is NaN or infinite, and ValueError where probabilities
-        are none, or the score is not one number a row.
+        are none, or the score has not a row a row.
         """
 
         def checked(signals: Mapping[str, Tensor]) -> Tensor:
@@ -133,7 +133,7 @@ class Signals:
                 _refuse_wrong(name, signal)
             scores = score(signals)
             rows = len(next(iter(signals.values())))
-            if scores.shape != (rows,):
+            if scores.ndim not in (1, 2) or len(scores) != rows:
                 raise ValueError(f"a score is one number a row, ({rows},), and this one has shape {tuple(scores.shape)}.")
             return scores
 

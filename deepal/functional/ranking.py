@@ -1,4 +1,4 @@
-"""Learning an order. B images."""
+"""Orders: learned, and what is left of scores when only their order counts. B images, N rows."""
 
 import torch
 from torch import Tensor
@@ -22,3 +22,17 @@ def ranking_loss(predicted: Tensor, losses: Tensor, margin: float = 1.0) -> Tens
     order = (losses.detach()[:pairs] - losses.detach().flip(0)[:pairs]).sign()
     missing = torch.relu(margin - order * ahead) * order.abs()
     return missing.sum() / max(pairs, 1)
+
+
+def places(scores: Tensor) -> Tensor:
+    """The share of the others that each row is ahead of, half of those included that it is level with, (N,), from 0 to 1:
+    what is left of scores when only their order counts  (Borda, 1781).
+
+    Args: scores (N,). Returns fp64.
+
+    >>> places(torch.tensor([0.1, 9.0, 0.1]))
+    tensor([0.2500, 1.0000, 0.2500], dtype=torch.float64)
+    """
+    _, level, count = scores.unique(return_inverse=True, return_counts=True)
+    behind = count.cumsum(0) - count
+    return (behind + (count - 1) / 2).double()[level] / max(len(scores) - 1, 1)

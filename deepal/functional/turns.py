@@ -1,5 +1,8 @@
 """Turns: rows of groups, taken so that each group has its turn before one has a second."""
 
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+
 import torch
 from torch import Tensor
 
@@ -36,3 +39,39 @@ def smallest_first(groups: Tensor, scores: Tensor, generator: torch.Generator) -
     shuffled = torch.randperm(len(groups), generator=generator)
     shuffled = shuffled[place[group[shuffled]].sort(stable=True).indices]
     return shuffled[occurrence(group[shuffled]).sort(stable=True).indices]
+
+
+def shared(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to `shares` that sum to `total`: rounded down, and one more for those that lose most by
+    that  (Hamilton's method).
+
+    >>> shared(10, [1.0, 1.0, 1.0])
+    [4, 3, 3]
+    """
+    exact = [total * each / sum(shares) for each in shares]
+    whole = [int(each) for each in exact]
+    by_loss = sorted(range(len(shares)), key=lambda i: whole[i] - exact[i])
+    for i in by_loss[: total - sum(whole)]:
+        whole[i] += 1
+    return whole
+
+
+def evened_out(known: Tensor, there: Tensor, total: int, generator: torch.Generator) -> Tensor:
+    """How many to add to each group, so that all become as even as they can: one at a time to the smallest that has any
+    left; which comes first of equal ones is drawn.
+
+    Args: known: (G,), members so far; there: (G,), members that can be added, `total` in all at least. Returns (G,).
+
+    >>> evened_out(torch.tensor([5, 1, 0]), torch.tensor([9, 9, 1]), 4, torch.Generator())
+    tensor([0, 3, 1])
+    """
+    drawn = torch.randperm(len(known), generator=generator)
+    sizes = [(int(known[group]), place, group) for place, group in enumerate(drawn.tolist()) if there[group]]
+    heapify(sizes)
+    added = torch.zeros_like(known)
+    for _ in range(total):
+        size, place, group = heappop(sizes)
+        added[group] += 1
+        if added[group] < there[group]:
+            heappush(sizes, (size + 1, place, group))
+    return added

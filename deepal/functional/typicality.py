@@ -21,6 +21,22 @@ def most_typical(points: Tensor, k: int = 20) -> int:
     return int(neighbors.k_nearest(points, k)[0].sqrt().mean(1).argmin())
 
 
+def typicality(points: Tensor, k: int = 20) -> Tensor:
+    """1 / mean distance to the k nearest others, of every row; to all others while there are no more  (Hacohen et al.,
+    2022). Copies, which are at no distance, are as typical as can be.
+
+    Args: points (N, D). Returns (N,), from 0 to the largest number there is; 0 for a row by itself.
+
+    >>> typicality(torch.tensor([[0.0], [1.0], [2.0], [9.0]]), k=2)
+    tensor([0.6667, 1.0000, 0.6667, 0.1333])
+    """
+    k = min(k, len(points) - 1)
+    if k < 1:
+        return points.new_zeros(len(points))
+    mean = neighbors.k_nearest(points, k)[0].sqrt().mean(1)
+    return (1 / mean).clamp_max(torch.finfo(mean.dtype).max)
+
+
 def in_turn(points: Tensor, cluster: Tensor, known: Tensor, query_size: int, min_size: int = 5, k: int = 20) -> Tensor:
     """The most typical row of one cluster after another: of those with the fewest labels first, and of these the largest;
     and again from the first, until there are enough.

@@ -11,7 +11,8 @@ from deepal.strategies.bayesian import (
     VariationRatio,
     VoteEntropy,
 )
-from deepal.strategies.clusters import ClusterMargin, TypiClust, WeightedKMeans
+from deepal.strategies.clusters import ClusterMargin, Typicality, TypiClust, WeightedKMeans
+from deepal.strategies.combined import Balanced, Mixture, Partition, Schedule, Split
 from deepal.strategies.contrast import CAL
 from deepal.strategies.cover import DCoM, FacilityLocation, MaxHerding, ProbCover, UHerding
 from deepal.strategies.diversity import CoreSet, KMeans, RobustCoreSet
@@ -32,6 +33,7 @@ __all__ = [
     "EPIG",
     "ALFAMix",
     "Acquisition",
+    "Balanced",
     "BatchBALD",
     "Choice",
     "ClusterMargin",
@@ -47,6 +49,8 @@ __all__ = [
     "Margin",
     "MaxHerding",
     "MeanSTD",
+    "Mixture",
+    "Partition",
     "PerGroup",
     "PredictedLoss",
     "PredictionFlips",
@@ -57,8 +61,11 @@ __all__ = [
     "QueryStrategy",
     "Random",
     "RobustCoreSet",
+    "Schedule",
+    "Split",
     "Stochastic",
     "TypiClust",
+    "Typicality",
     "UHerding",
     "UnlabeledEntropy",
     "Unlabeledness",

@@ -183,9 +183,10 @@ class Acquisition(Scoring):
         `needs["pool"]` names."""
 
     def scores(self, view: View, generator: torch.Generator) -> Tensor:
-        return view.pool.map(self._score_of_rows, self.needs["pool"])
+        return view.pool.map(self.score_rows, self.needs["pool"])
 
-    def _score_of_rows(self, signals: Mapping[str, Tensor]) -> Tensor:
+    def score_rows(self, signals: Mapping[str, Tensor]) -> Tensor:
+        """`score`, with one number a row, (B,)."""
         return self.reduced(self.score(signals))
 
     def reduced(self, scores: Tensor) -> Tensor:

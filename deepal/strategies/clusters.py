@@ -60,6 +60,29 @@ class TypiClust(QueryStrategy):
 
 
 @dataclass(frozen=True)
+class Typicality(Scoring):
+    """Rows in the midst of many like them, by the mean distance to the nearest others of the pool (Hacohen et al., 2022).
+    Alone it asks for the same again and again; in a `Mixture` it keeps an uncertain row from being an outlier.
+
+    Args: neighbors: how many.
+    """
+
+    neighbors: int = 20
+    needs = {"pool": ("embedding",)}
+
+    def __post_init__(self) -> None:
+        if self.neighbors < 1:
+            raise ValueError(f"Typicality(neighbors={self.neighbors}) must be at least 1.")
+
+    def scores(self, view: View, generator: torch.Generator) -> Tensor:
+        (points,) = directions(*one_a_sample(self, view.pool["embedding"]))
+        return typicality.typicality(points, self.neighbors)
+
+    def workspace(self, sizes: Sizes) -> int:
+        return 4 * sizes.pool * sizes.embedding + 48 * sizes.pool * self.neighbors
+
+
+@dataclass(frozen=True)
 class WeightedKMeans(Composed):
     """k-means over the most uncertain rows, in which a row counts by its uncertainty, and of each cluster the row nearest
     to its centroid (Zhdanov, 2019).

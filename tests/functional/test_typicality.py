@@ -50,3 +50,12 @@ def test_a_cluster_is_asked_again_for_the_most_typical_of_what_is_left():
 def test_no_rows_and_one(size):
     none = torch.zeros(0, dtype=torch.long)
     assert typicality.in_turn(torch.zeros(size, 2), torch.zeros(size, dtype=torch.long), none, 3).tolist() == [0] * size
+
+
+@given(st.integers(0, 2**31), st.integers(1, 12))
+def test_typicality_is_what_sorting_finds(seed, k):
+    points = torch.randn(9, 3, generator=torch.Generator().manual_seed(seed))
+    apart = torch.cdist(points.double(), points.double()).sort(1).values[:, 1 : 1 + min(k, 8)]
+    assert torch.allclose(typicality.typicality(points, k).double(), 1 / apart.mean(1), rtol=1e-4)
+    assert typicality.typicality(points[:1], k).tolist() == [0.0]
+    assert typicality.typicality(points[:1].expand(4, -1), k).isfinite().all()

@@ -134,7 +134,7 @@ def test_of_sites_the_discriminator_is_asked_for_the_image_and_not_for_each():
     told, probs = torch.full((2, 64), 3.0), torch.full((2, 64, 3), 1 / 3)
     told[0, 0] = -80.0
     told[1, :40] = -9.0
-    scores = UnlabeledEntropy()._score_of_rows({"probs": probs, "unlabeledness": told})
+    scores = UnlabeledEntropy().score_rows({"probs": probs, "unlabeledness": told})
     assert torch.allclose(scores, torch.tensor([3.0]).log().repeat(2).where(torch.tensor([True, False]), told.mean(1)))
 
 
@@ -175,7 +175,7 @@ def test_it_is_ready_for_sites():
     assert loss.isfinite()
     assert correct.shape == (5, 8, 8)
     said = module.say(data["unlabeled"]["input"], ("probs", "unlabeledness"))
-    assert UnlabeledEntropy()._score_of_rows(said).shape == (7,)
+    assert UnlabeledEntropy().score_rows(said).shape == (7,)
 
 
 def test_what_cannot_work_is_refused():
