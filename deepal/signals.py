@@ -4,6 +4,7 @@ A signal is a named tensor with one row a sample. The names and shapes in use (B
 
     logits (B, C)      probs (B, C)                 embedding (B, D)      logit_gradient (B, C)
     target (B,)        gradient_embedding (B, C*D)  cycle (B,)            group (B,)
+    dropout_flips (B,), the share of draws of dropout on features in which another class is predicted
     flip_distance (B,), how far an embedding moves along the gradient of its loss until another class is predicted
     gradient_length (B,), of the whole network, on average over the labels that the model expects
     history (B, T), classes that were predicted while the model was trained, -1 where that was not recorded
@@ -26,7 +27,7 @@ from torch import Tensor
 
 NAMES = (
     "logits", "probs", "embedding", "logit_gradient", "gradient_embedding", "mc_probs", "group", "flip_distance",
-    "gradient_length", "history", "unlabeledness", "latent", "predicted_loss",
+    "dropout_flips", "gradient_length", "history", "unlabeledness", "latent", "predicted_loss",
 )  # fmt: skip
 """Of the signals in use that a pool may have."""
 

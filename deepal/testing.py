@@ -66,6 +66,7 @@ def made_up_signals(size: int, seed: int, classes: int = 4, width: int = 5) -> d
         "target": torch.randint(classes, (size,), generator=generator),
         "cycle": torch.zeros(size, dtype=torch.long),
         "group": torch.randint(max(size, 1), (size,), generator=generator),
+        "dropout_flips": torch.randint(4, (size,), generator=generator) / 3,
     }
 
 

@@ -44,6 +44,10 @@ class Accompanied(Measured):
         """(B, C)."""
         return self.of.logits(images)
 
+    def logits_of(self, embedding: Tensor) -> Tensor:
+        """Of embeddings (B, D), (B, C)."""
+        return self.of.logits_of(embedding)
+
     def probs(self, images: Tensor) -> Tensor:
         return self.of.probs(images)
 

@@ -90,6 +90,10 @@ class Classifier(Measured):
         """(B, C)."""
         return self.network.forward_head(self.embedding(images))
 
+    def logits_of(self, embedding: Tensor) -> Tensor:
+        """Of embeddings (B, D), (B, C)."""
+        return self.network.forward_head(embedding)
+
     def probs(self, images: Tensor) -> Tensor:
         """Class probabilities (B, C), in fp32."""
         return torch.softmax(self.logits(images).float(), -1)

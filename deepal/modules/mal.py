@@ -78,6 +78,10 @@ class MAL(Measured):
         """(B, C), within the length of a prototype over the temperature."""
         return self.network.forward_head(self.embedding(images))
 
+    def logits_of(self, embedding: Tensor) -> Tensor:
+        """Of embeddings (B, D), whatever their length, (B, C)."""
+        return self.network.forward_head(embedding)
+
     def probs(self, images: Tensor) -> Tensor:
         return torch.softmax(self.logits(images).float(), -1)
 

@@ -2,8 +2,9 @@
 
 from deepal.probes.base import Probe
 from deepal.probes.dropout import MCDropout
+from deepal.probes.feature_dropout import FeatureDropout
 from deepal.probes.gradient_length import GradientLength
 from deepal.probes.laplace import Laplace
 from deepal.probes.posterior import Posterior
 
-__all__ = ["GradientLength", "Laplace", "MCDropout", "Posterior", "Probe"]
+__all__ = ["FeatureDropout", "GradientLength", "Laplace", "MCDropout", "Posterior", "Probe"]

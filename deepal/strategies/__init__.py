@@ -20,7 +20,7 @@ from deepal.strategies.dynamics import LabelDispersion, PredictionFlips
 from deepal.strategies.gradient import BADGE, BAIT, EGL
 from deepal.strategies.hybrid import ComparedBy, PerGroup, Prefilter, Projected, Stochastic
 from deepal.strategies.learned import PredictedLoss, UnlabeledEntropy, Unlabeledness
-from deepal.strategies.mixing import ALFAMix
+from deepal.strategies.mixing import ALFAMix, DropQuery
 from deepal.strategies.passive import Random
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
@@ -41,6 +41,7 @@ __all__ = [
     "ConsensusKL",
     "CoreSet",
     "DCoM",
+    "DropQuery",
     "Entropy",
     "FacilityLocation",
     "KMeans",
