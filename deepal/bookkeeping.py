@@ -201,10 +201,18 @@ class Books:
         self.run.export_tables()
         if new:
             self.watchers.tell("measured", result, self.ledger.results())
-        if forgetting:
-            self.watchers.tell("forgot", turn.cycle, self.ledger.forgetting(turn.cycle), self.data)
+        self._tell_forgetting(turn.cycle)
         if query.notes:
             self.watchers.tell("noted", turn.cycle, query.notes)
+
+    def tell_again(self) -> None:
+        """Tell what a process may have been killed before it had told it."""
+        if results := self.ledger.results():
+            self._tell_forgetting(results[-1].cycle)
+
+    def _tell_forgetting(self, cycle: int) -> None:
+        if forgetting := self.ledger.forgetting(cycle):
+            self.watchers.tell("forgot", cycle, forgetting, self.data)
 
     def take(self, answers: Sequence[Answer]) -> None:
         """Write answers down, and the table of labels anew."""

@@ -201,7 +201,8 @@ class Cycle:
             predicted = self._predicted(chosen, module if is_fitted else None)
             parts = scan.parts(chosen.positions) if is_fitted else None
             if is_fitted and callable(getattr(voice_of(module), "reconstruction", None)):
-                some = view.pool.positions[:_PICTURED]
+                evenly = torch.linspace(0, len(view.pool) - 1, min(_PICTURED, len(view.pool))).long()
+                some = view.pool.positions[evenly]
                 again = scan.read(some, ("reconstruction",))["reconstruction"]
                 again = self.data.task.restore(again) if self.data.task else again
                 self.watchers.tell("reconstructed", turn.cycle, some.tolist(), again, self.data)

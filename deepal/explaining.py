@@ -33,7 +33,7 @@ class ExplainingParser(ArgumentParser):
 def _explained(message: str, options: Iterable[str]) -> str:
     """The parser's message as a sentence of ours, where it is one of the mistakes that people make."""
     text = " ".join(message.split())
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     where = f" for --{key}" if key else ""
     classes = [_exported()[name] for name in re.findall(r"class_path[ =]'(?:\w+\.)*(\w+)'", text) if name in _exported()]
     if denied := _found(r"Importing '([^']+)' is not allowed", text):
@@ -44,15 +44,16 @@ def _explained(message: str, options: Iterable[str]) -> str:
         if key and unknown in _exported():
             return f"--{key} does not take '{unknown}'{_taken(_kind_of(key, classes)) or _taken(text)}."
         return f"there is no '{unknown}'{where}{_called_here(unknown)}."
-    if unknown := _found(r"^[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text):
+    unknown = _found(r"^[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text)
+    if unknown and unknown not in _options_of(classes):  # else it is one of another class that would do
         return f"there is no option '{unknown}'{where}{_nearest(unknown, _options_of(classes) or options)}."
     if option := _found(r"is abstract.*?NestedArg\(key='([\w.]+)'", text):
         taken = _taken(_kind_of(key, classes)) or _taken(text)
         return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{taken}."
     if missing := _found(r"arguments are required: (\w+)", text):
         return f"--{f'{key}.' if key else ''}{missing} is missing; give it a value."
-    if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (\S+)", text):
-        return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2]}."
+    if wrong := re.search(r"Expected a <class '(\w+)'>(?:\.| - .*?) (?:Got|Given) value: (?!Name|Nested)(\S+)", text):
+        return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2].rstrip('.')}."
     if given := _found(r"(?:Got|Given) value: (\S+)$", text):
         kinds = dict.fromkeys(
             re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", text.partition("Given")[0])

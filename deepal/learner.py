@@ -183,6 +183,7 @@ class Learner:
                 ranks.meet()
                 ranks.decided(lambda: (run.files, books.remembered()))
                 books.watchers.tell("begin", run.path, self.budget, run.ledger.results())
+                books.tell_again()
                 try:
                     yield Cycle(self, run.files, ranks, books, books.watchers), books, ranks
                     run.export(self.budget)
@@ -211,7 +212,7 @@ class Learner:
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_automatic_options(trainer, module)
-        preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches)
+        preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches, self.query_size)
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:
             preflight.refuse_simulation(self.oracle, self.initial, self.data)

@@ -133,14 +133,16 @@ def refuse_bad_needs(
             f"{strategy!r} reads the embedding as the input of the last layer, and embedding_from gives another one; leave "
             f"it out, or take a strategy that compares images by any representation, such as TypiClust() or CoreSet()."
         )
-    for probe in probes:
-        missing = [name for name in probe.asks if not callable(getattr(voice_of(module), name, None))]
+    for each in (*probes, *recorders):
+        missing = [name for name in each.asks if not callable(getattr(voice_of(module), name, None))]
         if missing:
             names, name = ", ".join(missing), type(module).__name__
+            who = repr(each) if isinstance(each, Probe) else type(each).__name__
             raise ValueError(
-                f"{probe!r} asks {names} of {name}, which cannot say it; give it a method {names}(images), or adapt it: "
+                f"{who} asks {names} of {name}, which cannot say it; give it a method {names}(images), or adapt it: "
                 f"Adapter({name}, head=...)."
             )
+    for probe in probes:
         if callable(getattr(voice_of(module), probe.says, None)):
             raise ValueError(
                 f"{probe!r} says {probe.says}, and so does {type(module).__name__} by itself; leave one of them out."
@@ -282,11 +284,11 @@ def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None)
             )
 
 
-def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batches: int) -> None:
+def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batches: int, query_size: int) -> None:
     """Raises ValueError for a recorder that would see too little of a fit. Args: steps: of the fit, where that is known;
     batches: an epoch."""
     for each in recorders if steps else []:
-        each.refuse_short(-(-steps // batches))
+        each.refuse_too_little(-(-steps // batches), query_size)
 
 
 def refuse_automatic_options(trainer: Trainer, module: LightningModule) -> None:

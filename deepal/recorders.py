@@ -43,8 +43,11 @@ class Recorder(Callback):
     seconds: float = 0.0
     """What it took beside training, on the wall."""
 
-    def refuse_short(self, epochs: int) -> None:
-        """Raises ValueError where a fit of so many epochs would leave nothing worth a look."""
+    asks: Sequence[str] = ()
+    """Methods of the module that it calls: a module without them is refused before the first epoch."""
+
+    def refuse_too_little(self, epochs: int, query_size: int) -> None:
+        """Raises ValueError where a fit of so many epochs would not tell of so many images what is worth a look."""
 
     def begin(self, around: Surroundings) -> None:
         """A fit is about to begin, or to go on."""
@@ -72,6 +75,7 @@ class PredictionHistory(Recorder):
     """
 
     says = ("history",)
+    asks = ("probs",)
 
     def __init__(self, every: int = 1, burn_in: int = 0, follow: int | None = None) -> None:
         if every < 1 or burn_in < 0 or (follow is not None and follow < 1):
@@ -82,10 +86,15 @@ class PredictionHistory(Recorder):
         self.every, self.burn_in, self.follow = every, burn_in, follow
         self._times: list[Tensor] = []
 
-    def refuse_short(self, epochs: int) -> None:
-        if epochs < self.burn_in + 2 * self.every:
+    def refuse_too_little(self, epochs: int, query_size: int) -> None:
+        if self.follow is not None and self.follow < query_size:
             raise ValueError(
-                f"PredictionHistory(every={self.every}, burn_in={self.burn_in}) has to record two times at least, and a "
+                f"PredictionHistory(follow={self.follow}) leaves a part of query_size={query_size} to chance; follow as "
+                f"many images at least, and better many times more."
+            )
+        if epochs < self.burn_in + 3 * self.every:
+            raise ValueError(
+                f"PredictionHistory(every={self.every}, burn_in={self.burn_in}) has to record three times at least, and a "
                 f"fit with all of the budget is {epochs} epochs; lower these, lower data.epoch_steps, or train longer."
             )
 

@@ -138,7 +138,8 @@ class Signals:
                 raise ValueError(f"a score is one number a row, ({rows},), and this one has shape {tuple(scores.shape)}.")
             return scores
 
-        if all(name in self._known for name in names):
+        if any(name in self._known for name in names):  # also where the source would say another of that name
+            self[names]
             blocks = zip(*(self._known[name].split(_BLOCK) for name in names), strict=True)
             return torch.cat([checked(dict(zip(names, block, strict=True))) for block in blocks])
         return self._source.map(self.positions, names, checked)

@@ -8,6 +8,7 @@ A study comes into `results/` by its own command, which the page names, and `dee
 from collections.abc import Sequence
 from pathlib import Path
 
+from sections.asked import ASKED
 from sections.base import Section
 from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
@@ -39,6 +40,7 @@ SECTIONS: Sequence[Section] = [
     LOSS_PREDICTION,
     MINIMAX,
     VARIATIONAL,
+    ASKED,
     Forgetting(),
     ON_DIGITS,
     ON_MNIST,

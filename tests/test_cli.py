@@ -339,6 +339,11 @@ def test_a_missing_folder_names_the_option(tmp_path, monkeypatch):
         ("--data ImageFolder", "--data.root is missing"),
         ("--strategy PerGroup", "--strategy.of is missing"),
         ("--query_size five", "--query_size takes int, and was given five"),
+        ("--module VAAL --module.width two", "--module.width takes int, and was given two"),
+        (
+            "--trainer.callbacks PredictionHistory --trainer.callbacks.follow x",
+            "follow takes int, and was given x",
+        ),
         ("--logger foo", "--logger takes 'tensorboard', 'wandb', and was given foo"),
         ("--data ImageFolder --data.root x --data.channels 2", "channels takes 1, 3, and was given 2"),
     ],

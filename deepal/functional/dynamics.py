@@ -16,7 +16,7 @@ def label_dispersion(history: Tensor) -> Tensor:
 
         1 - 1/T max_c |{t : y_t = c}|    (Bengar et al., 2021).
 
-    Args: history (N, T), class numbers, T > 0. Returns (N,), from 0 to 1 - 1 / classes; -1 for rows with `UNSEEN`
+    Args: history (N, T), class numbers, T > 0. Returns (N,), from 0 to 1 - 1 / classes; just below 0 for rows with `UNSEEN`
         times. The order of times does not matter.
 
     >>> label_dispersion(torch.tensor([[3, 3, 3, 3], [1, 0, 1, 2]]))
@@ -29,7 +29,7 @@ def label_dispersion(history: Tensor) -> Tensor:
 def prediction_flips(history: Tensor) -> Tensor:
     """The share of times at which something else was predicted than the time before.
 
-    Args: history (N, T), class numbers, T > 0. Returns (N,), within [0, 1]; -1 for rows with `UNSEEN` times.
+    Args: history (N, T), class numbers, T > 0. Returns (N,), within [0, 1]; just below 0 for rows with `UNSEEN` times.
 
     >>> prediction_flips(torch.tensor([[0, 0, 1, 1, 1], [0, 1, 0, 1, 0]]))
     tensor([0.2500, 1.0000])
@@ -39,7 +39,7 @@ def prediction_flips(history: Tensor) -> Tensor:
 
 
 def _where_seen(history: Tensor, scores: Tensor) -> Tensor:
-    return torch.where((history == UNSEEN).any(1), -1.0, scores)
+    return torch.where((history == UNSEEN).any(1), -1e-7, scores)  # and no less, where scores are weights of a draw
 
 
 def forgetting_events(correct: Tensor) -> Tensor:

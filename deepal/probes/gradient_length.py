@@ -33,6 +33,10 @@ class GradientLength(Probe):
 
     def start(self, module: nn.Module, generator: torch.Generator) -> Callable[[Any], Tensor]:
         """A function from images (B, ...) to (B,). Raises ValueError where no weight is trained."""
+        if getattr(getattr(module, "adapter", None), "activation", "softmax") != "softmax":
+            raise ValueError(
+                f"{self!r} reads one class an image, and this Adapter says labels, of which several may be right."
+            )
         speaking = _Logits(module)
         weights = {name: each.detach() for name, each in speaking.named_parameters() if each.requires_grad}
         if not weights:
@@ -50,7 +54,13 @@ class GradientLength(Probe):
             # inference mode keeps nothing of what a gradient takes, and tensors that were made in it never do; in half
             # precision the errors of sure rows vanish
             with torch.inference_mode(False), torch.autocast(images.device.type, enabled=False), in_eval(module):
-                return vmap(length, chunk_size=together)(images.clone())
+                found = vmap(length, chunk_size=together)(images.clone())
+            if len(found) and not found.any():
+                raise ValueError(
+                    f"{self!r} finds no gradient in any image: what {type(module).__name__} says does not hang on its "
+                    f"weights that are trained, as where it keeps copies of them (Snapshot)."
+                )
+            return found
 
         return read
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from deepal import contact_sheet
 from deepal.contact_sheet import Tile
@@ -33,10 +34,12 @@ class Reconstructions(Watcher):
 
 
 def _alike(picture: Tensor, made: Tensor) -> list[Tensor]:
-    """Both in bytes, on the scale of the picture: what is paler than it, or of another color, is drawn so."""
+    """Both in bytes, on the scale of the picture: what is paler than it, or of another color, is drawn so. Both as large as
+    the picture, which may be larger than what the module reads, and in as many channels as either."""
+    low, high = float(picture.min()), float(picture.max())
     if picture.dtype == torch.uint8:
-        low, high = 0.0, 1.0
-        picture = picture / 255
-    else:
-        low, high = float(picture.min()), float(picture.max())
-    return [((each - low) / max(high - low, 1e-12)).clamp(0, 1).mul(255).round().byte() for each in (picture, made)]
+        low, high, picture = 0.0, 1.0, picture / 255
+    made = interpolate(made[None], picture.shape[1:], mode="nearest-exact")[0]
+    channels = max(len(picture), len(made))
+    both = [((each - low) / max(high - low, 1e-12)).clamp(0, 1).mul(255).round().byte() for each in (picture, made)]
+    return [each.expand(channels, -1, -1) for each in both]

@@ -1,10 +1,12 @@
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from deepal.functional import gradients
-from deepal.modules import Adapter, Classifier
+from deepal.modules import Adapter, Classifier, Snapshot
 from deepal.nn import MLP, ResNet18
 from deepal.probes import GradientLength
 from deepal.strategies import EGL
@@ -104,3 +106,13 @@ def test_it_is_read_in_full_precision_whatever_is_around():
         assert torch.equal(read(GradientLength(), made, images), plain)
     assert (plain > 0).all()
     assert torch.allclose(read(GradientLength(), made.double(), images.double()), plain.double(), rtol=1e-3)
+
+
+def test_what_does_not_hang_on_trained_weights_or_is_no_class_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"GradientLength\(.*\) finds no gradient in any image"):
+        digits(
+            tmp_path, strategy=EGL(whole_network=True), probes=[GradientLength(1)], module=partial(Snapshot, cycles=2),
+            trainer={"max_steps": 20},
+        ).run()  # fmt: skip
+    with pytest.raises(ValueError, match="reads one class an image"):
+        GradientLength().start(Adapter(Linear, activation="sigmoid")().deepal_voice, torch.Generator())

@@ -194,3 +194,5 @@ def test_what_an_autoencoder_makes_is_drawn_on_the_scale_of_the_image(tmp_path, 
     assert torch.equal(image, bytes_of[0])
     assert (image.int() - copy.int()).abs().max() <= 1
     assert drawn[1].split(8, 2)[1].float().std() < 2
+    watcher.reconstructed(0, [0], again[:1, :1, ::2, ::2], Shown())
+    assert drawn[2].shape == (3, 8, 16), "what a module reads smaller and without color"

@@ -12,6 +12,7 @@ from deepal.signals import Signals
 from deepal.strategies import (
     BADGE,
     BALD,
+    CAL,
     EPIG,
     Balanced,
     ClusterMargin,
@@ -44,8 +45,13 @@ NEEDS_ARGUMENTS = {
     Prefilter: [Prefilter(Margin(), CoreSet(), keep=20), Prefilter(Margin(), BADGE(first="uniform"))],
     Stochastic: [Stochastic(BALD()), Stochastic(Margin(), kind="softmax", beta=4), Stochastic(Entropy(), kind="softrank")],
     PerGroup: [PerGroup(Margin()), PerGroup(BADGE(), limit=2), PerGroup(Prefilter(Margin(), CoreSet(), keep=20))],
-    ComparedBy: [ComparedBy(CoreSet(), "latent"), ComparedBy(KMeans(), "latent"), ComparedBy(ClusterMargin(), "logits")],
-    Projected: [Projected(CoreSet(), 2), Projected(KMeans(), 3), Projected(ClusterMargin(), 2)],
+    ComparedBy: [
+        ComparedBy(CoreSet(), "latent"),
+        ComparedBy(KMeans(), "latent"),
+        ComparedBy(ClusterMargin(), "logits"),
+        ComparedBy(CAL(), "latent"),
+    ],
+    Projected: [Projected(CoreSet(), 2), Projected(KMeans(), 3), Projected(ClusterMargin(), 2), Projected(CAL(), 2)],
 }
 
 
