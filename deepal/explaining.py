@@ -52,12 +52,11 @@ def _explained(message: str, options: Iterable[str]) -> str:
         return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{taken}."
     if missing := _found(r"arguments are required: (\w+)", text):
         return f"--{f'{key}.' if key else ''}{missing} is missing; give it a value."
-    if wrong := re.search(r"Expected a <class '(\w+)'>(?:\.| - .*?) (?:Got|Given) value: (?!Name|Nested)(\S+)", text):
+    if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (\S+)", text):
         return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2].rstrip('.')}."
-    if given := _found(r"(?:Got|Given) value: (\S+)$", text):
-        kinds = dict.fromkeys(
-            re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", text.partition("Given")[0])
-        )
+    if given := _found(r"(?:Got|Given) value: (?:NestedArg\(.*val='(.*)'\)|(\S+))$", text):
+        of_the_option = text.rpartition('Parser key "')[2].partition("Given")[0]
+        kinds = dict.fromkeys(re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", of_the_option))
         names = [literal or kind for literal, kind in kinds if kind != "NoneType"]
         expected = ", or ".join([name for name in names if name not in ("list", "Sequence")] or ["a list"] * bool(names))
         if expected:
