@@ -32,7 +32,7 @@ class Forgetting:
         few, many = self._epochs
         yield "## MNIST: wrong labels are forgotten"
         yield paragraph(f"""
-            {labels:,} images of MNIST, a label in {round(1 / noise)} of them wrong, are learned by an MLP with one hidden
+            {labels:,} images of MNIST, one label in {round(1 / noise)} wrong, are learned by an MLP with one hidden
             layer of 256 units, with and without dropout: SGD (0.05, momentum 0.9), batches of 64. `ForgettingEvents`
             counts, for each image, how often it was got right when it was shown, and wrong the next time; one that was
             never got right counts as often as it was shown. The area under the ROC curve is how often a wrong label has
