@@ -404,9 +404,10 @@ class ActiveDataModule(LightningDataModule, ABC):
         if isinstance(loading.whole(batch), Block):
             return batch  # its batches come by here one by one
         if "input" not in batch:  # labeled and unlabeled side by side
-            unlabeled = loading.readable(batch["unlabeled"])
-            parts = {**batch, "unlabeled": move_data_to_device(unlabeled, self.trainer.strategy.root_device)}
-            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in parts.items()}
+            if isinstance(batch["unlabeled"], Damaged):  # what is left of it has not been transferred
+                left = loading.readable(batch["unlabeled"])
+                batch = {**batch, "unlabeled": move_data_to_device(left, self.trainer.strategy.root_device)}
+            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
         images = batch["input"]
         if self.trainer is not None and self.trainer.training:
             for augmentation in self.augmentation:

@@ -42,10 +42,10 @@ def whole(batch: Any) -> Any:
     return batch
 
 
-def readable(batch: Any) -> Any:
+def readable(batch: Damaged) -> Any:
     """What could be read of a batch, for those who can do without the rest. Raises UnreadableError where that is less than
     half of it."""
-    if isinstance(batch, Damaged) and batch.batch is not None and len(batch.batch["position"]) >= len(batch.reasons):
+    if batch.batch is not None and len(batch.batch["position"]) >= len(batch.reasons):
         return batch.batch
     return whole(batch)
 

@@ -1,7 +1,7 @@
 """Strategies that share one query among several others, or among parts of the pool (`functional.ranking`,
 `functional.turns`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isfinite
@@ -57,15 +57,15 @@ class Mixture(Composed, Scoring):
     def scores(self, view: View, generator: torch.Generator) -> Tensor:
         """Those that score row by row are asked in one pass."""
         by_row = [each for each in self.of if isinstance(each, Acquisition)]
-        found: dict[int, Tensor] = {}
+        found: Iterator[Tensor] = iter(())
         if by_row:
             names = together(*(each.needs for each in by_row)).get("pool", ())
             said = view.pool.map(lambda signals: torch.stack([each.score_rows(signals) for each in by_row], 1), names)
-            found = {id(each): column for each, column in zip(by_row, said.unbind(1), strict=True)}
+            found = iter(said.unbind(1))
         assert self.weights
         total = torch.zeros(len(view.pool), dtype=torch.float64)
         for each, weight in zip(self.of, self.weights, strict=True):
-            scores = found[id(each)] if id(each) in found else each.scores(view, generator)
+            scores = next(found) if isinstance(each, Acquisition) else each.scores(view, generator)
             if wrong := int((~scores.isfinite()).sum()):
                 raise NonFiniteError(f"{each!r} gave {wrong} of {len(scores)} rows a score that is NaN or infinite.")
             total += weight * ranking.places(scores)
