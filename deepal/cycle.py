@@ -19,7 +19,7 @@ from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
 from deepal.features import Features
-from deepal.ledger import WRONG, Forgetting, Query, Result
+from deepal.ledger import PSEUDO, PSEUDO_ACCURACY, WRONG, Forgetting, PseudoLabeled, Query, Result
 from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
@@ -30,7 +30,7 @@ from deepal.room import Room, free_memory
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Score, Signals, voice_of
-from deepal.strategies.base import QueryStrategy, Sizes, View, choose, warn_of_distances
+from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
 from deepal.watching import Watchers, interruptible, quiet
 
 
@@ -150,7 +150,7 @@ class Cycle:
         preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
         with meter.phase("fit"):
             if self.data.pool.labeled:
-                batches = self.data.batches_an_epoch(len(self.data.pool.labeled))
+                batches = self.data.batches_an_epoch(len(self.data.pool.trained[0]))
                 self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
                     fitting.fit(trainer, module, self.data, self.settings.trainer)
@@ -219,7 +219,15 @@ class Cycle:
             epistemic=tuple(parts.epistemic.tolist()) if parts else None,
             notes=choice.notes,
             artifacts=made,
+            pseudo_labels=self._pseudo_labeled(view, choice),
         )
+
+    def _pseudo_labeled(self, view: View, choice: Choice) -> PseudoLabeled | None:
+        """What the next model trains on besides labels."""
+        if choice.pseudo_labels is None:
+            return None
+        rows, classes = choice.pseudo_labels
+        return PseudoLabeled(tuple(view.pool.positions[rows].tolist()), tuple(classes.tolist()))
 
     def _seen(self, turn: Turn) -> tuple[Tensor, torch.Generator]:
         """Rows of the pool that the strategy may see, and the coins that it tosses then."""
@@ -324,10 +332,18 @@ class Cycle:
     def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], meter: Meter) -> Result:
         answers = [answer for _, answer in books.ledger.answers(before=turn.cycle)]
         labels, validation = len(turn.pool.labeled), len(self.data.validation_positions)
-        metrics = {**metrics, **_wrong_share(answers)}
+        metrics = {**metrics, **_wrong_share(answers), **self._of_pseudo_labels(turn.pool)}
         return Result(
             turn.cycle, labels, len(answers), validation, metrics, meter.seconds, turn.pool.digest(), meter.peak_memory()
         )
+
+    def _of_pseudo_labels(self, pool: Pool) -> dict[str, float]:
+        """How many pseudo-labels the model was trained on, and how many of these are right, where that is known."""
+        if not pool.pseudo_labeled:
+            return {}
+        accuracy = self.data.accuracy(pool.pseudo_labeled, pool.pseudo_labels)
+        known = {} if accuracy is None else {PSEUDO_ACCURACY: accuracy}
+        return {PSEUDO: float(len(pool.pseudo_labeled)), **known}
 
     # Fresh parts, from the seeds of the cycle
 

@@ -8,11 +8,12 @@ is derived from here and from nowhere else.
 import json
 import sqlite3
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from deepal.oracles.base import Answer, Question
 
 INITIAL = -1
 """The cycle of the first labels, which no model asked for."""
-WRONG = "labels/wrong"
-"""The metric of the labels themselves, which is no test's: the share that is wrong, where a simulation knows."""
+WRONG, PSEUDO, PSEUDO_ACCURACY = "labels/wrong", "labels/pseudo", "labels/pseudo_accuracy"
+"""Metrics of what a model was trained on, which are no test's: the share of labels that is wrong, where a simulation knows;
+how many pseudo-labels there were, and the share of these that is right, of those whose truth is in the data."""
 
 _SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -39,6 +41,7 @@ CREATE TABLE unreadable (
 CREATE TABLE queries (
     position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
     predicted TEXT, aleatoric REAL, epistemic REAL, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
+CREATE TABLE pseudo_labels (cycle INTEGER PRIMARY KEY, positions BLOB NOT NULL, classes BLOB NOT NULL) STRICT;
 CREATE TABLE artifacts (id INTEGER PRIMARY KEY, hash TEXT NOT NULL, made TEXT NOT NULL) STRICT;
 CREATE TABLE forgetting (
     cycle INTEGER NOT NULL, position INTEGER NOT NULL REFERENCES queries (position), events INTEGER NOT NULL,
@@ -58,11 +61,17 @@ _TABLES = (
     "contents",
     "unreadable",
     "queries",
+    "pseudo_labels",
     "artifacts",
     "forgetting",
     "notes",
     "answers",
 )
+
+
+def is_of_test(metric: str) -> bool:
+    """Whether a metric is one that a test has measured."""
+    return metric not in (WRONG, PSEUDO, PSEUDO_ACCURACY)
 
 
 class LedgerError(ValueError):
@@ -81,6 +90,7 @@ class Query:
         aleatoric, epistemic: expected entropy and mutual information of each, in nats, where the model has a posterior.
         notes: what the strategy has to say of the query, by name.
         artifacts: the hash of what the strategy has computed for this and all later queries, where it has.
+        pseudo_labels: what the next model trains on besides labels, where the strategy says so.
     """
 
     positions: tuple[int, ...] = ()
@@ -91,6 +101,17 @@ class Query:
     epistemic: tuple[float, ...] | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
     artifacts: str | None = None
+    pseudo_labels: "PseudoLabeled | None" = None
+
+
+class PseudoLabeled(NamedTuple):
+    """Images that a model trains on as if they were labeled, for one cycle.
+
+    Args: positions: in the data set, ascending; classes: the number of the class of each.
+    """
+
+    positions: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +141,7 @@ class Result:
     @property
     def is_tested(self) -> bool:
         """Whether the model of this cycle was tested."""
-        return bool(set(self.metrics) - {WRONG})
+        return any(is_of_test(name) for name in self.metrics)
 
 
 class Forgetting(NamedTuple):
@@ -370,6 +391,12 @@ class Ledger:
         found = self._db.execute("SELECT notes FROM notes WHERE cycle = ?", (cycle,)).fetchone()
         return json.loads(found[0]) if found else {}
 
+    def pseudo_labels(self, cycle: int) -> PseudoLabeled:
+        """What the model of the cycle after this one trains on besides labels."""
+        found = self._db.execute("SELECT positions, classes FROM pseudo_labels WHERE cycle = ?", (cycle,)).fetchone()
+        steps, classes = (array("q", zlib.decompress(each)).tolist() for each in found) if found else ((), ())
+        return PseudoLabeled(tuple(accumulate(steps)), tuple(classes))
+
     def artifacts(self) -> str | None:
         """The hash of what the strategy has computed once; None before, or where that is nothing."""
         found = self._db.execute("SELECT hash FROM artifacts ORDER BY id DESC LIMIT 1").fetchone()
@@ -421,6 +448,11 @@ class Ledger:
                 self._db.execute("INSERT INTO notes VALUES (?, ?)", (cycle, json.dumps(dict(query.notes))))
             if query.artifacts:
                 self._db.execute("INSERT INTO artifacts VALUES (NULL, ?, ?)", (query.artifacts, _now()))
+            if query.pseudo_labels:
+                positions, classes = query.pseudo_labels
+                steps = [after - before for before, after in pairwise((0, *positions))]  # of which zlib leaves little
+                packed = [zlib.compress(array("q", each).tobytes()) for each in (steps, classes)]
+                self._db.execute("INSERT INTO pseudo_labels VALUES (?, ?, ?)", (cycle, *packed))
 
     def _write_rows(self, cycle: int, query: Query, first: int) -> None:
         """Write what a cycle asks, with ranks from `first`."""

@@ -22,7 +22,8 @@ from deepal.probes import Probe
 from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import voice_of
-from deepal.strategies.base import QueryStrategy, Sizes
+from deepal.strategies import PseudoLabels
+from deepal.strategies.base import Composed, QueryStrategy, Sizes
 
 OURS = (
     "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
@@ -128,6 +129,11 @@ def refuse_bad_needs(
     Args: probes: say what the module cannot; recorders: what only training knows; grouped: whether the data has groups;
         embedded: whether embeddings come from elsewhere.
     """
+    if any(isinstance(each, PseudoLabels) for each in _inside(strategy)):
+        raise ValueError(
+            f"{strategy!r} has PseudoLabels inside another strategy, where nobody trains on them; put it around the whole: "
+            f"PseudoLabels(of=...)."
+        )
     if embedded and strategy.of_last_layer:
         raise ValueError(
             f"{strategy!r} reads the embedding as the input of the last layer, and embedding_from gives another one; leave "
@@ -187,6 +193,13 @@ def refuse_bad_needs(
                 f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
                 f"{f'have it read: probes=[{probe}()]' if probe else 'a probe'}."
             )
+
+
+def _inside(strategy: QueryStrategy) -> Iterator[QueryStrategy]:
+    """Strategies that another is made of, and what these are made of."""
+    for part in strategy.parts if isinstance(strategy, Composed) else ():
+        yield part
+        yield from _inside(part)
 
 
 def refuse_simulation(oracle: Oracle, initial: Initial, data: ActiveDataModule) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepal import folder
-from deepal.ledger import INITIAL, WRONG, Ledger
+from deepal.ledger import INITIAL, Ledger, is_of_test
 
 FILE = "run.json"
 _WHERE = ("host",)  # of an environment: says where, and not with what
@@ -80,7 +80,7 @@ class Record:
     def tested(self) -> list[int]:
         """Rows of the cycles whose model was tested: all, but for those that `test_every` has passed over."""
         every = self.config.get("test_every") is None
-        return [row for row, each in enumerate(self.cycles) if every or set(each["metrics"]) - {WRONG}]
+        return [row for row, each in enumerate(self.cycles) if every or any(map(is_of_test, each["metrics"]))]
 
     def labels(self) -> np.ndarray:
         """(n,): labels that each tested model was trained on."""

@@ -118,7 +118,8 @@ class Run:
     # What it remembers
 
     def pool(self, candidates: Sequence[int], number: Callable[[str], Any], cycle: int) -> Pool:
-        """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside.
+        """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside; and what the
+        last cycle has left to train on besides.
 
         Args: candidates: that can be read; number: what is trained on where a label was answered; cycle: this one.
         """
@@ -129,6 +130,7 @@ class Run:
             pool.label([each.position for each in labeled], [number(str(each.label)) for each in labeled], of_cycle)
         pool.set_aside([answer.position for _, answer in answers if answer.status != "labeled"])
         pool.set_aside([position for position in self.ledger.unanswered() if position in readable])
+        pool.pseudo_label(*self.ledger.pseudo_labels(cycle - 1))
         return pool
 
     # What people look for in the folder

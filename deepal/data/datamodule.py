@@ -239,7 +239,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         return [position for position in self._layout.tested if position not in self._unreadable["test"]]
 
     def needed(self) -> dict[Part, list[int]]:
-        """What is trained and measured on, of each part of the data: validation images are some of the training images."""
+        """What is trained and measured on, of each part of the data: validation images are some of the training images.
+        Pseudo-labeled images are not among them: a scan has just read them."""
         return {"train": [*self.pool.labeled, *self.validation_positions], "test": self.test_positions}
 
     def __len__(self) -> int:
@@ -309,6 +310,12 @@ class ActiveDataModule(LightningDataModule, ABC):
             )
         return self.classes[number]
 
+    def accuracy(self, positions: Sequence[int], classes: Sequence[int]) -> float | None:
+        """The share of training images whose class is this, of those whose class is known; None where that is none."""
+        targets = self._set.train.targets(torch.tensor(positions, dtype=torch.long))
+        known = targets != UNLABELED
+        return float((targets == torch.tensor(classes))[known].double().mean()) if known.any() else None
+
     def existing(self) -> list[int]:
         """Candidates whose class is known before anybody is asked, ascending; none where all are: then it is the truth that
         a simulation hides."""
@@ -362,8 +369,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         served so many batches as one, each from an order of its own."""
         module = self.trainer.lightning_module if self.trainer else None
         orders = getattr(module, "orders", 1)
-        targets = torch.tensor(self.pool.labels)
-        labeled = self._train_loader(self.pool.labeled, targets, self.epoch_steps, "labeled", orders)
+        positions, targets = self.pool.trained
+        labeled = self._train_loader(positions, torch.tensor(targets), self.epoch_steps, "labeled", orders)
         if not getattr(module, "reads_unlabeled", False):
             return labeled
         unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders)

@@ -28,6 +28,10 @@ class Pool:
         """What each labeled position is trained on: the number of its class, or numbers in lists."""
         self.cycles: list[int] = []
         """The cycle in which each labeled position was asked."""
+        self.pseudo_labeled: list[int] = []
+        """Free positions that a model trains on as if they were labeled."""
+        self.pseudo_labels: list[int] = []
+        """What it trains on there."""
 
     @property
     def index(self) -> list[int]:
@@ -40,9 +44,14 @@ class Pool:
         """How many positions can still be asked."""
         return len(self._free)
 
+    @property
+    def trained(self) -> tuple[list[int], list[Any]]:
+        """Positions that a model trains on, and on what."""
+        return [*self.labeled, *self.pseudo_labeled], [*self.labels, *self.pseudo_labels]
+
     def digest(self) -> str:
         """A hash of what a model learns from: answers that were corrected since make another."""
-        return blake2b(json.dumps([self.labeled, self.labels]).encode(), digest_size=6).hexdigest()
+        return blake2b(json.dumps(self.trained).encode(), digest_size=6).hexdigest()
 
     def label(self, positions: Sequence[int], labels: Sequence[Any], cycle: int) -> None:
         """Record labels. Raises ValueError, and records none, where a position cannot be asked or there are not as many
@@ -53,6 +62,12 @@ class Pool:
         self.labeled += positions
         self.labels += labels
         self.cycles += [cycle] * len(positions)
+
+    def pseudo_label(self, positions: Iterable[int], labels: Iterable[int]) -> None:
+        """Have a model train on positions as if they were labeled so, those of them that are free. They stay so."""
+        pairs = [(position, label) for position, label in zip(positions, labels, strict=True) if position in self._free]
+        self.pseudo_labeled = [position for position, _ in pairs]
+        self.pseudo_labels = [label for _, label in pairs]
 
     def set_aside(self, positions: Sequence[int]) -> None:
         """Take positions out without a label: an abstention, or an image that cannot be used."""

@@ -169,7 +169,7 @@ class Classifier(Measured):
         data = self.trainer.datamodule
         if not hasattr(data, "scan_dataloader"):
             raise ValueError(f"{self.posterior!r} reads the training images once more; train with a data module of deepal.")
-        batches = data.scan_dataloader(torch.tensor(data.pool.labeled))
+        batches = data.scan_dataloader(torch.tensor(data.pool.trained[0]))
         self.eval()
         with torch.no_grad():
             embeddings = (self.embedding(data.scanned(batch, self.device)["input"]) for batch in batches)

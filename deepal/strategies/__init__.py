@@ -22,6 +22,7 @@ from deepal.strategies.hybrid import ComparedBy, PerGroup, Prefilter, Projected,
 from deepal.strategies.learned import PredictedLoss, UnlabeledEntropy, Unlabeledness
 from deepal.strategies.mixing import ALFAMix, DropQuery
 from deepal.strategies.passive import Random
+from deepal.strategies.pseudo_labels import PseudoLabels
 from deepal.strategies.uncertainty import Entropy, LeastConfidence, Margin
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "Prefilter",
     "ProbCover",
     "Projected",
+    "PseudoLabels",
     "QueryStrategy",
     "Random",
     "RobustCoreSet",

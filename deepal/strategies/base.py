@@ -36,12 +36,15 @@ class View:
 class Choice:
     """Rows of the pool to label, in the order to ask, with a score each where the strategy has one.
 
-    Args: notes: what the strategy has to say of the query, by name; kept in the ledger.
+    Args:
+        notes: what the strategy has to say of the query, by name; kept in the ledger.
+        pseudo_labels: (rows, classes) of other rows, ascending, that the next model trains on as if they were labeled so.
     """
 
     rows: Tensor
     scores: Tensor | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
+    pseudo_labels: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -210,6 +213,17 @@ def one_a_sample(strategy: QueryStrategy, *signals: Tensor) -> tuple[Tensor, ...
     return signals
 
 
+def predicted(strategy: QueryStrategy, probs: Tensor) -> Tensor:
+    """The predicted class of each sample, (B,), of probs (B, C). Raises ValueError, naming the strategy, where a sample has
+    sites: then it has many."""
+    if probs.ndim != 2:
+        raise ValueError(
+            f"{type(strategy).__name__} takes one class a sample, and this module says probs of shape "
+            f"(samples, {', '.join(map(str, probs.shape[1:]))})."
+        )
+    return probs.argmax(1)
+
+
 def top_k(scores: Tensor, k: int, generator: torch.Generator, by: str) -> Tensor:
     """The rows of the k largest scores, largest first, ties in the generator's order. It is said where all are equal, so
     that coins alone decide.
@@ -245,6 +259,8 @@ def choose(strategy: QueryStrategy, view: View, query_size: int, generator: torc
         raise ValueError(
             f"{strategy!r} must choose {query_size} distinct rows of a pool of {len(view.pool)}, and chose {rows.tolist()}."
         )
+    if choice.pseudo_labels is not None and torch.isin(choice.pseudo_labels[0], rows).any():
+        raise ValueError(f"{strategy!r} gave pseudo-labels to rows that it asks people for.")
     return choice
 
 

@@ -1,7 +1,7 @@
 """Strategies that share one query among several others, or among parts of the pool (`functional.ranking`,
 `functional.turns`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isfinite
@@ -23,6 +23,7 @@ from deepal.strategies.base import (
     View,
     choose,
     one_a_sample,
+    predicted,
     together,
     top_k,
 )
@@ -219,33 +220,22 @@ class Balanced(Composed):
         return together(self.of.needs, {"pool": ("probs",)})
 
     def select(self, view: View, query_size: int, generator: torch.Generator) -> Choice:
-        predicted = view.pool.map(_predicted, ("probs",)).long()
-        classes = int(torch.cat([predicted, view.labeled["target"].long().flatten()]).max()) + 1
-        there, known = (torch.bincount(each.long(), minlength=classes) for each in (predicted, view.labeled["target"]))
+        classes_of = view.pool.map(lambda signals: predicted(self, signals["probs"]).float(), ("probs",)).long()
+        classes = int(torch.cat([classes_of, view.labeled["target"].long().flatten()]).max()) + 1
+        there, known = (torch.bincount(each.long(), minlength=classes) for each in (classes_of, view.labeled["target"]))
         quotas = turns.evened_out(known, there, query_size, generator)
         scores = self.of.scores(view, generator) if isinstance(self.of, Scoring) else None
         chosen, found = [], []
         for number in quotas.nonzero().flatten().tolist():
-            rows, quota = (predicted == number).nonzero().flatten(), int(quotas[number])
+            rows, quota = (classes_of == number).nonzero().flatten(), int(quotas[number])
             if scores is None:
                 chosen.append(rows[choose(self.of, view.take(rows), quota, generator).rows])
             else:
                 chosen.append(rows[top_k(scores[rows], quota, generator, by=repr(self.of))])
                 found.append(scores[chosen[-1]])
         rows = torch.cat(chosen)
-        in_turn = turns.occurrence(predicted[rows]).sort(stable=True).indices
+        in_turn = turns.occurrence(classes_of[rows]).sort(stable=True).indices
         return Choice(rows[in_turn], torch.cat(found)[in_turn] if found else None)
-
-
-def _predicted(signals: Mapping[str, Tensor]) -> Tensor:
-    """Raises ValueError where there are several predictions a sample."""
-    probs = signals["probs"]
-    if probs.ndim != 2:
-        raise ValueError(
-            f"Balanced evens out one class a sample, and this module says probs of shape "
-            f"(samples, {', '.join(map(str, probs.shape[1:]))})."
-        )
-    return probs.argmax(1).float()
 
 
 def _several(by: QueryStrategy, of: Sequence[QueryStrategy]) -> tuple[QueryStrategy, ...]:
