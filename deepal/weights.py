@@ -16,14 +16,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from deepal import fingerprint, folder
+from deepal.augmentation import Augmentation
 from deepal.nn import Frozen
 from deepal.probes import Probe
 from deepal.task import Task
 
 log = logging.getLogger(__name__)
 
-_BUILDABLE = ("deepal.modules.", "deepal.nn.", "deepal.probes.", "torch.optim.")
-_KINDS = (nn.Module, Optimizer, LRScheduler, Probe)
+_BUILDABLE = ("deepal.augmentation.", "deepal.modules.", "deepal.nn.", "deepal.probes.", "torch.optim.")
+_KINDS = (nn.Module, Optimizer, LRScheduler, Probe, Augmentation)
 """What a file of weights may name, and where: a file cannot make us import or call anything else."""
 
 
@@ -109,7 +110,8 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _build(described: Any) -> Any:
-    """What `fingerprint.describe` described: a partial of each class that it names; a probe, which is a value, itself."""
+    """What `fingerprint.describe` described: a partial of each class that it names; what is a value (a probe, an
+    augmentation), itself."""
     if isinstance(described, list):
         return [_build(each) for each in described]
     if not isinstance(described, dict):
@@ -124,4 +126,4 @@ def _build(described: Any) -> Any:
         )
     # metrics are not for inference
     options = {key: _build(value) for key, value in described.items() if key not in ("class", "metrics")}
-    return made(**options) if issubclass(made, Probe) else partial(made, **options)
+    return made(**options) if issubclass(made, Probe | Augmentation) else partial(made, **options)

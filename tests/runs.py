@@ -116,13 +116,14 @@ def _places() -> dict[str, tuple[Any, str, str]]:
     import torch
 
     from deepal import artifacts, cycle, folder, scan, weights
+    from deepal.modules.measured import Measured
 
     return {
         "before the intent": (ledger.Ledger, "ask", "before"),
         "mid-declaration": (ledger.Ledger, "_write_query", "before"),
         "after the intent": (ledger.Ledger, "ask", "after"),
         "between answer and next fit": (ledger.Ledger, "answer", "after"),
-        "mid-fit": (Classifier, "training_step", "before"),
+        "mid-fit": (Measured, "training_step", "before"),
         "mid-checkpoint": (folder, "_sync", "before"),  # written, not yet moved to its place
         "after a checkpoint": (torch, "save", "after"),
         "mid-scan": (scan, "_say", "before"),

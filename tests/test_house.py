@@ -43,7 +43,7 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
         "room",
         "representation",
     },
-    {"seeds", "fingerprint", "task", "folder", "contact_sheet", "tables", "statistics", "leases", "meter"},
+    {"seeds", "fingerprint", "task", "augmentation", "folder", "contact_sheet", "tables", "statistics", "leases", "meter"},
 ]
 ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
@@ -64,7 +64,7 @@ ALONG = {  # the arrows within a floor
 }
 PICTURE = {  # rooms that may know less than all that lies below
     "strategies": {"functional", "signals"},
-    "modules": {"functional", "nn", "probes", "task"},
+    "modules": {"augmentation", "functional", "nn", "probes", "task"},
     "functional": set(),
     "signals": set(),
     "nn": set(),
@@ -104,6 +104,7 @@ OUTSIDE = {  # packages besides the standard library, where that is held small
     "leases": set(),
     "study": {"lightning"},
     "workers": {"torch"},
+    "augmentation": {"torch", "torchvision"},
     "meter": {"torch"},
     "seeds": {"torch", "numpy"},
     "folder": set(),

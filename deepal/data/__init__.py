@@ -1,6 +1,6 @@
 """Data: which images are labeled, and how they are served."""
 
-from deepal.data.augmentation import Augmentation, RandomCrop, RandomFlip
+from deepal.augmentation import Augmentation, Cutout, RandAugment, RandomCrop, RandomFlip
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.datasets import (
     CIFAR10,
@@ -30,6 +30,7 @@ __all__ = [
     "AtRandom",
     "Augmentation",
     "Balanced",
+    "Cutout",
     "DatasetImages",
     "Digits",
     "Everything",
@@ -42,6 +43,7 @@ __all__ = [
     "Initial",
     "Manifest",
     "Pool",
+    "RandAugment",
     "RandomCrop",
     "RandomFlip",
     "Repeated",

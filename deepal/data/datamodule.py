@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deepal import seeds
+from deepal.augmentation import Augmentation, augmented
 from deepal.data import loading
-from deepal.data.augmentation import Augmentation
 from deepal.data.images import UNLABELED, Images, ImageSet, Part, Rows
 from deepal.data.layout import Draw
 from deepal.data.loading import ALONE, Block, Damaged, Share
@@ -366,14 +366,14 @@ class ActiveDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader | CombinedLoader:
         """Labeled images with their answered labels; for a module with `reads_unlabeled = True`, a dictionary of that and
         of as many batches from the unlabeled pool: `{"labeled": batch, "unlabeled": batch}`. A module with `orders` is
-        served so many batches as one, each from an order of its own."""
-        module = self.trainer.lightning_module if self.trainer else None
-        orders = getattr(module, "orders", 1)
+        served so many batches as one, each from an order of its own; one with `unlabeled_ratio`, so many times as many
+        unlabeled images; one with `views`, so many augmentations of each of these, (views, B, channels, height, width)."""
+        orders, ratio = self._asked("orders"), self._asked("unlabeled_ratio")
         positions, targets = self.pool.trained
         labeled = self._train_loader(positions, torch.tensor(targets), self.epoch_steps, "labeled", orders)
-        if not getattr(module, "reads_unlabeled", False):
+        if not self._asked("reads_unlabeled", False):
             return labeled
-        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders)
+        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders, ratio)
         return CombinedLoader({"labeled": labeled, "unlabeled": unlabeled}, mode="min_size")
 
     def val_dataloader(self) -> DataLoader | list:
@@ -414,12 +414,21 @@ class ActiveDataModule(LightningDataModule, ABC):
             if isinstance(batch["unlabeled"], Damaged):  # what is left of it has not been transferred
                 left = loading.readable(batch["unlabeled"])
                 batch = {**batch, "unlabeled": move_data_to_device(left, self.trainer.strategy.root_device)}
-            return {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
+            of_views, views = batch["unlabeled"], self._asked("views")
+            prepared = {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
+            if views > 1:
+                again = (self.on_after_batch_transfer(of_views, dataloader_idx) for _ in range(views - 1))
+                inputs = [each["input"] for each in (prepared["unlabeled"], *again)]
+                prepared["unlabeled"] = {**prepared["unlabeled"], "input": torch.stack(inputs)}
+            return prepared
         images = batch["input"]
         if self.trainer is not None and self.trainer.training:
-            for augmentation in self.augmentation:
-                images = augmentation(images)
+            images = augmented(images, self.augmentation)
         return {**batch, "input": self.task.normalize(images)}
+
+    def _asked(self, name: str, otherwise: int = 1) -> int:
+        """What the module that is trained asks of its batches by this name."""
+        return getattr(self.trainer.lightning_module if self.trainer else None, name, otherwise)
 
     def batches_of(self, block: Block) -> Iterator[Any]:
         """The batches of a block, on the device, as they would have come by themselves."""
@@ -456,10 +465,16 @@ class ActiveDataModule(LightningDataModule, ABC):
         return max(self._sizes[1], _ROWS) if self.serves_features else self._sizes[1]
 
     def _train_loader(
-        self, positions: Sequence[int], targets: Tensor | None, steps: int | None, stream: str, orders: int = 1
+        self,
+        positions: Sequence[int],
+        targets: Tensor | None,
+        steps: int | None,
+        stream: str,
+        orders: int = 1,
+        ratio: int = 1,
     ) -> DataLoader:
-        seed = seeds.derive(self.cycle_seed, stream)
-        sampler = loading.Shuffled(len(positions), self._sizes[0], seed, steps, self.share, orders, self.full_batches)
+        seed, size = seeds.derive(self.cycle_seed, stream), ratio * self._sizes[0]
+        sampler = loading.Shuffled(len(positions), size, seed, steps, self.share, orders, self.full_batches)
         batches = loading.Batches(self._images("train"), torch.tensor(positions), targets)
         if self.block:
             cut = max(self.trainer.max_steps, 0) % len(sampler)

@@ -5,6 +5,7 @@ from deepal.modules.classifier import Classifier
 from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
 from deepal.modules.loss_prediction import LossPrediction
 from deepal.modules.mal import MAL
+from deepal.modules.semi_supervised import FixMatch, FlexMatch, MeanTeacher, PseudoLabel
 from deepal.modules.vaal import VAAL
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "Classifier",
     "Committee",
     "Ensemble",
+    "FixMatch",
+    "FlexMatch",
     "LossPrediction",
+    "MeanTeacher",
+    "PseudoLabel",
     "SharedBackbone",
     "Snapshot",
     "SplitHead",

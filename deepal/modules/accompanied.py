@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured
 from deepal.modules.recipe import Recipe, classifier_of
 from deepal.task import Task
@@ -38,40 +39,45 @@ class Accompanied(Measured):
         super().configure_network(task)
         self.of.draw_network(task)
 
+    @property
+    def reader(self) -> Classifier:
+        """What says the classifier's signals."""
+        return self.of
+
     # What it says of normalised images (B, channels, height, width)
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, C)."""
-        return self.of.logits(images)
+        return self.reader.logits(images)
 
     def logits_of(self, embedding: Tensor) -> Tensor:
         """Of embeddings (B, D), (B, C)."""
-        return self.of.logits_of(embedding)
+        return self.reader.logits_of(embedding)
 
     def probs(self, images: Tensor) -> Tensor:
-        return self.of.probs(images)
+        return self.reader.probs(images)
 
     def embedding(self, images: Tensor) -> Tensor:
         """The input of the classifier's last layer, (B, D)."""
-        return self.of.embedding(images)
+        return self.reader.embedding(images)
 
     def logit_gradient(self, images: Tensor) -> Tensor:
         """Gradient of the cross-entropy to the predicted class by the logits, (B, C)."""
-        return self.of.logit_gradient(images)
+        return self.reader.logit_gradient(images)
 
     def gradient_embedding(self, images: Tensor) -> Tensor:
         """As of `Classifier`, (B, C * D), or as wide as its sketch."""
-        return self.of.gradient_embedding(images)
+        return self.reader.gradient_embedding(images)
 
     def flip_distance(self, images: Tensor) -> Tensor:
         """As of `Classifier`, (B,)."""
-        return self.of.flip_distance(images)
+        return self.reader.flip_distance(images)
 
     def say(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Several signals by name, the classifier's from one forward pass."""
         said = {name: getattr(self, name)(images) for name in names if name in self.own}
         others = [name for name in names if name not in self.own]
-        return {**said, **(self.of.say(images, others) if others else {})}
+        return {**said, **(self.reader.say(images, others) if others else {})}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(images)
