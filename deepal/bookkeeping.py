@@ -13,11 +13,12 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.ledger import Forgetting, Query, Result
+from deepal.ledger import WATCHED, Forgetting, Predictions, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.representation import Representation
 from deepal.run import Run
+from deepal.stopping import StoppingRule, first_reason
 from deepal.task import Task
 from deepal.watching import Watchers
 
@@ -35,6 +36,7 @@ class Settings(Protocol):
     embedding_from: Representation | None
     query_size: int
     budget: int
+    stop: Sequence[StoppingRule]
     test_every: int | None
     seed: int
 
@@ -53,6 +55,7 @@ class Turn:
         measured: what was measured already.
         grown: what is known of the images, where there are more than before.
         artifacts: the hash of what the strategy has computed once, when it has.
+        watched: what the last model predicted, where rules for stopping compare this one with it.
     """
 
     cycle: int
@@ -64,6 +67,7 @@ class Turn:
     measured: Result | None
     grown: Remembered | None
     artifacts: str | None
+    watched: Predictions
 
 
 class Books:
@@ -167,22 +171,32 @@ class Books:
         return turn
 
     def next_turn(self) -> Turn | None:
-        """What comes next, as things are; None where the run is over."""
+        """What comes next, as things are; None where the run is over, for a reason that is written down."""
         grown = self._grown()
         cycle = self.ledger.next_cycle()
         pool = self.run.pool(self.data.candidates, self.data.target, cycle)
         query_size, result = self._query_size(pool), self.ledger.result(cycle)
+        reason = self.reason_to_stop(result) if result is not None else None
         if result is not None and result.answers != pool.digest():  # late or corrected answers: that was another model's
-            if not query_size and pool.digest() in self._measured:
+            if (reason or not query_size) and pool.digest() in self._measured:
                 return None  # an oracle that cannot make up its mind
             cycle, result = cycle + 1, None
-        if result is not None and not query_size:
+        if result is not None and (reason or not query_size):
+            if reason:
+                self.watchers.tell("stops", reason)
+            spent = "the budget is spent" if len(pool) else "there is nothing left to ask"
+            self.ledger.stop(cycle, reason or spent)
             return None
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
         tests = not query_size or self._passes_a_mark(pool, cycle)
-        artifacts = self.ledger.artifacts()
-        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown, artifacts)
+        artifacts, watched = self.ledger.artifacts(), self.ledger.predictions(cycle - 1, WATCHED)
+        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown, artifacts, watched)
+
+    def reason_to_stop(self, result: Result) -> str | None:
+        """Why to stop with the result of a cycle, where a rule says so."""
+        before = [each for each in self.ledger.results() if each.cycle < result.cycle]
+        return first_reason(self.settings.stop, [*before, result])
 
     def _passes_a_mark(self, pool: Pool, cycle: int) -> bool:
         """Whether there are labels beyond another multiple of `test_every` since the last test, or was none yet."""

@@ -19,7 +19,17 @@ from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
 from deepal.features import Features
-from deepal.ledger import PSEUDO, PSEUDO_ACCURACY, WRONG, Forgetting, PseudoLabeled, Query, Result
+from deepal.ledger import (
+    PSEUDO,
+    PSEUDO_ACCURACY,
+    PSEUDO_LABELS,
+    WATCHED,
+    WRONG,
+    Forgetting,
+    Predictions,
+    Query,
+    Result,
+)
 from deepal.meter import Meter
 from deepal.oracles import Answer
 from deepal.probes import Probe
@@ -30,6 +40,7 @@ from deepal.room import Room, free_memory
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Score, Signals, voice_of
+from deepal.stopping import Around, StoppingRule
 from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
 from deepal.watching import Watchers, interruptible, quiet
 
@@ -45,6 +56,7 @@ class Settings(Protocol):
     embedding_from: Representation | None
     query_size: int
     budget: int
+    stop: Sequence[StoppingRule]
     pool_subset: int | None
     warm_start: bool
     seed: int
@@ -88,13 +100,19 @@ class Cycle:
         if module is None and is_fitted:
             module = self._fitted(turn, trainer, meter)
             metrics = self._tested(turn, trainer, module, meter)
+        watched: Mapping[str, Predictions] = {}
+        if is_fitted and self.settings.stop and not turn.measured:
+            metrics, watched = self._watched(turn, trainer, module, metrics, meter)
+            if self.ranks.decided(lambda: self.books and self.books.reason_to_stop(self._result(turn, metrics, meter))):
+                turn = replace(turn, query_size=0)
         query = self._chosen(turn, trainer, module or self.fresh_module(turn.cycle), is_fitted, meter)
+        query = replace(query, predictions={**query.predictions, **watched})
         contents = self.ranks.together(self.data.newly_read())
         self.data.recall(contents)
         query = self.ranks.decided(lambda: query)
         if self.books:
             self.books.remember_contents(contents)
-            self.books.write(turn, query, self._result(self.books, turn, metrics, meter), self._forgetting(turn))
+            self.books.write(turn, query, self._result(turn, metrics, meter), self._forgetting(turn))
             self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
@@ -136,7 +154,7 @@ class Cycle:
         """Whether anybody wants the model of this cycle: a test, the strategy, or the next fit."""
         at_hand = {"embedding"} if self.settings.embedding_from is not None else set()
         needs = {name for names in self.settings.strategy.needs.values() for name in names}
-        return turn.tests or bool(needs - at_hand) or self.settings.warm_start
+        return turn.tests or bool(needs - at_hand) or self.settings.warm_start or bool(self.settings.stop)
 
     def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
         """The module trained on what is labeled: from its file where it was trained already."""
@@ -164,7 +182,8 @@ class Cycle:
                 folder.write_atomically(
                     self.files.recorded(turn.cycle), lambda partial: save_file(dict(self._recorded), partial)
                 )
-            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()}, not turn.query_size)
+            may_be_last = not turn.query_size or bool(self.settings.stop)
+            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()}, may_be_last)
         return module
 
     def _tested(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
@@ -177,6 +196,30 @@ class Cycle:
             metrics = dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
         preflight.refuse_unsynced(self.ranks.each(metrics))
         return metrics
+
+    def _watched(
+        self, turn: Turn, trainer: Trainer, module: LightningModule, metrics: Mapping[str, float], meter: Meter
+    ) -> tuple[Mapping[str, float], Mapping[str, Predictions]]:
+        """Metrics, with those that rules for stopping read too, and what these want to see again in the next cycle."""
+        rules, kept = self.settings.stop, {}
+        scan = self._scan(turn.cycle, trainer, module)
+        around = Around(
+            torch.tensor(turn.pool.index, dtype=torch.long),
+            torch.tensor([position for position in self.data.candidates if position < self.data.begun_with]),
+            self._seed("stop"),
+            lambda positions: scan.read(positions, ("probs",))["probs"],
+            turn.watched,
+        )
+        with meter.phase("stop"):
+            if any(rule.validates for rule in rules) and self.data.validation_positions:
+                with self.ranks.on_its_own(), interruptible():
+                    metrics = {**metrics, **trainer.validate(module, datamodule=self.data, verbose=False)[0]}
+            for rule in rules:
+                found = rule.measure(around)
+                metrics = {**metrics, **found.metrics}
+                if found.predictions:
+                    kept[WATCHED] = found.predictions
+        return metrics, kept
 
     def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, is_fitted: bool, meter: Meter) -> Query:
         """The next query."""
@@ -219,15 +262,8 @@ class Cycle:
             epistemic=tuple(parts.epistemic.tolist()) if parts else None,
             notes=choice.notes,
             artifacts=made,
-            pseudo_labels=self._pseudo_labeled(view, choice),
+            predictions=_pseudo_labels(view, choice),
         )
-
-    def _pseudo_labeled(self, view: View, choice: Choice) -> PseudoLabeled | None:
-        """What the next model trains on besides labels."""
-        if choice.pseudo_labels is None:
-            return None
-        rows, classes = choice.pseudo_labels
-        return PseudoLabeled(tuple(view.pool.positions[rows].tolist()), tuple(classes.tolist()))
 
     def _seen(self, turn: Turn) -> tuple[Tensor, torch.Generator]:
         """Rows of the pool that the strategy may see, and the coins that it tosses then."""
@@ -329,8 +365,9 @@ class Cycle:
         columns = [labeled.tolist(), *(self._recorded[name][labeled].tolist() for name in names)]
         return [Forgetting(*row) for row in zip(*columns, strict=True)]
 
-    def _result(self, books: Books, turn: Turn, metrics: Mapping[str, float], meter: Meter) -> Result:
-        answers = [answer for _, answer in books.ledger.answers(before=turn.cycle)]
+    def _result(self, turn: Turn, metrics: Mapping[str, float], meter: Meter) -> Result:
+        assert self.books
+        answers = [answer for _, answer in self.books.ledger.answers(before=turn.cycle)]
         labels, validation = len(turn.pool.labeled), len(self.data.validation_positions)
         metrics = {**metrics, **_wrong_share(answers), **self._of_pseudo_labels(turn.pool)}
         return Result(
@@ -382,6 +419,14 @@ _PICTURED = 24  # images that a module reconstructs, to be looked at
 
 def _signals_of(recorders: Sequence[Recorder]) -> dict[str, Tensor]:
     return {name: signal for each in recorders for name, signal in each.recorded().items()}
+
+
+def _pseudo_labels(view: View, choice: Choice) -> dict[str, Predictions]:
+    """What the next model trains on besides labels, where the strategy says so."""
+    if choice.pseudo_labels is None:
+        return {}
+    rows, classes = choice.pseudo_labels
+    return {PSEUDO_LABELS: Predictions(tuple(view.pool.positions[rows].tolist()), tuple(classes.tolist()))}
 
 
 def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:

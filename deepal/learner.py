@@ -33,6 +33,7 @@ from deepal.ranks import Ranks
 from deepal.recorders import recorders_of
 from deepal.representation import Representation
 from deepal.run import Files, Run
+from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watcher, Watchers, quiet_lightning
 
@@ -56,6 +57,8 @@ class Learner:
             that it began with.
         embedding_from: where the embeddings that strategies read come from, if not from the module: `FeatureFile(path)`, or
             `Backbone(network)`, which is not trained. Strategies that read no embedding choose as they do without.
+        stop: rules by which the run ends before its budget: `[StablePredictions()]`, of `deepal.stopping`. The reason is
+            written down. A run that has stopped goes on where they have changed, as it does where the budget has grown.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
         test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
             cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.
@@ -83,6 +86,7 @@ class Learner:
     query_size: int = 10
     budget: int = field(default=100, metadata=NEUTRAL)
     embedding_from: Representation | None = None
+    stop: list[StoppingRule] = field(default_factory=list, metadata=NEUTRAL)
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
@@ -213,6 +217,7 @@ class Learner:
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_automatic_options(trainer, module)
         preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches, self.query_size)
+        preflight.refuse_blind_rules(self.stop, module, len(self.data.validation_positions))
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:
             preflight.refuse_simulation(self.oracle, self.initial, self.data)

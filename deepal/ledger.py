@@ -21,9 +21,12 @@ from deepal.oracles.base import Answer, Question
 
 INITIAL = -1
 """The cycle of the first labels, which no model asked for."""
-WRONG, PSEUDO, PSEUDO_ACCURACY = "labels/wrong", "labels/pseudo", "labels/pseudo_accuracy"
-"""Metrics of what a model was trained on, which are no test's: the share of labels that is wrong, where a simulation knows;
-how many pseudo-labels there were, and the share of these that is right, of those whose truth is in the data."""
+OF_LABELS, OF_VALIDATION, OF_POOL = "labels/", "val/", "pool/"
+"""What names of metrics begin with that are no test's: of what a model was trained on, of the validation set, and of what
+can be asked."""
+WRONG, PSEUDO, PSEUDO_ACCURACY = f"{OF_LABELS}wrong", f"{OF_LABELS}pseudo", f"{OF_LABELS}pseudo_accuracy"
+"""The share of labels that is wrong, where a simulation knows; how many pseudo-labels there were, and which share of these
+is right, of those whose truth is in the data."""
 
 _SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -41,7 +44,10 @@ CREATE TABLE unreadable (
 CREATE TABLE queries (
     position INTEGER PRIMARY KEY, item TEXT NOT NULL, cycle INTEGER NOT NULL, rank INTEGER NOT NULL, score REAL,
     predicted TEXT, aleatoric REAL, epistemic REAL, asked TEXT NOT NULL, UNIQUE (cycle, rank)) STRICT;
-CREATE TABLE pseudo_labels (cycle INTEGER PRIMARY KEY, positions BLOB NOT NULL, classes BLOB NOT NULL) STRICT;
+CREATE TABLE predictions (
+    cycle INTEGER NOT NULL, purpose TEXT NOT NULL, positions BLOB NOT NULL, classes BLOB NOT NULL,
+    PRIMARY KEY (cycle, purpose)) STRICT;
+CREATE TABLE stops (id INTEGER PRIMARY KEY, cycle INTEGER NOT NULL, reason TEXT NOT NULL, time TEXT NOT NULL) STRICT;
 CREATE TABLE artifacts (id INTEGER PRIMARY KEY, hash TEXT NOT NULL, made TEXT NOT NULL) STRICT;
 CREATE TABLE forgetting (
     cycle INTEGER NOT NULL, position INTEGER NOT NULL REFERENCES queries (position), events INTEGER NOT NULL,
@@ -61,7 +67,8 @@ _TABLES = (
     "contents",
     "unreadable",
     "queries",
-    "pseudo_labels",
+    "predictions",
+    "stops",
     "artifacts",
     "forgetting",
     "notes",
@@ -69,9 +76,13 @@ _TABLES = (
 )
 
 
+PSEUDO_LABELS, WATCHED = "pseudo_labels", "watched"
+"""What predictions are for."""
+
+
 def is_of_test(metric: str) -> bool:
     """Whether a metric is one that a test has measured."""
-    return metric not in (WRONG, PSEUDO, PSEUDO_ACCURACY)
+    return not metric.startswith((OF_LABELS, OF_VALIDATION, OF_POOL))
 
 
 class LedgerError(ValueError):
@@ -90,7 +101,8 @@ class Query:
         aleatoric, epistemic: expected entropy and mutual information of each, in nats, where the model has a posterior.
         notes: what the strategy has to say of the query, by name.
         artifacts: the hash of what the strategy has computed for this and all later queries, where it has.
-        pseudo_labels: what the next model trains on besides labels, where the strategy says so.
+        predictions: of the model that chose, by what they are for: `pseudo_labels` train the next model besides labels, and
+            stopping rules compare the next one with theirs.
     """
 
     positions: tuple[int, ...] = ()
@@ -101,11 +113,11 @@ class Query:
     epistemic: tuple[float, ...] | None = None
     notes: Mapping[str, float] = field(default_factory=dict)
     artifacts: str | None = None
-    pseudo_labels: "PseudoLabeled | None" = None
+    predictions: Mapping[str, "Predictions"] = field(default_factory=dict)
 
 
-class PseudoLabeled(NamedTuple):
-    """Images that a model trains on as if they were labeled, for one cycle.
+class Predictions(NamedTuple):
+    """What a model takes some images for.
 
     Args: positions: in the data set, ascending; classes: the number of the class of each.
     """
@@ -391,11 +403,22 @@ class Ledger:
         found = self._db.execute("SELECT notes FROM notes WHERE cycle = ?", (cycle,)).fetchone()
         return json.loads(found[0]) if found else {}
 
-    def pseudo_labels(self, cycle: int) -> PseudoLabeled:
-        """What the model of the cycle after this one trains on besides labels."""
-        found = self._db.execute("SELECT positions, classes FROM pseudo_labels WHERE cycle = ?", (cycle,)).fetchone()
+    def predictions(self, cycle: int, purpose: str) -> Predictions:
+        """What the model of a cycle took images for, for this purpose; none where it did not say."""
+        found = self._db.execute(
+            "SELECT positions, classes FROM predictions WHERE cycle = ? AND purpose = ?", (cycle, purpose)
+        ).fetchone()
         steps, classes = (array("q", zlib.decompress(each)).tolist() for each in found) if found else ((), ())
-        return PseudoLabeled(tuple(accumulate(steps)), tuple(classes))
+        return Predictions(tuple(accumulate(steps)), tuple(classes))
+
+    def stop(self, cycle: int, reason: str) -> None:
+        """Record that the run has stopped after a cycle, and why; repeating it is nothing."""
+        if self.stopped() != (cycle, reason):
+            self._db.execute("INSERT INTO stops VALUES (NULL, ?, ?, ?)", (cycle, reason, _now()))
+
+    def stopped(self) -> tuple[int, str] | None:
+        """After which cycle the run has last stopped, and why."""
+        return self._db.execute("SELECT cycle, reason FROM stops ORDER BY id DESC LIMIT 1").fetchone()
 
     def artifacts(self) -> str | None:
         """The hash of what the strategy has computed once; None before, or where that is nothing."""
@@ -448,11 +471,10 @@ class Ledger:
                 self._db.execute("INSERT INTO notes VALUES (?, ?)", (cycle, json.dumps(dict(query.notes))))
             if query.artifacts:
                 self._db.execute("INSERT INTO artifacts VALUES (NULL, ?, ?)", (query.artifacts, _now()))
-            if query.pseudo_labels:
-                positions, classes = query.pseudo_labels
+            for purpose, (positions, classes) in query.predictions.items():
                 steps = [after - before for before, after in pairwise((0, *positions))]  # of which zlib leaves little
                 packed = [zlib.compress(array("q", each).tobytes()) for each in (steps, classes)]
-                self._db.execute("INSERT INTO pseudo_labels VALUES (?, ?, ?)", (cycle, *packed))
+                self._db.execute("INSERT OR IGNORE INTO predictions VALUES (?, ?, ?, ?)", (cycle, purpose, *packed))
 
     def _write_rows(self, cycle: int, query: Query, first: int) -> None:
         """Write what a cycle asks, with ranks from `first`."""

@@ -22,6 +22,7 @@ from deepal.probes import Probe
 from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import voice_of
+from deepal.stopping import StoppingRule
 from deepal.strategies import PseudoLabels
 from deepal.strategies.base import Composed, QueryStrategy, Sizes
 
@@ -46,6 +47,7 @@ class Settings(Protocol):
     oracle: Oracle
     initial: Initial
     probes: list[Probe]
+    stop: list[StoppingRule]
     embedding_from: Representation | None
     query_size: int
     budget: int
@@ -94,8 +96,10 @@ def refuse_bad_threads(threads: int) -> None:
 
 def _refuse_other_kinds(run: Settings) -> None:
     """Raises ValueError for parts that are classes, names, or of another kind."""
-    if not isinstance(run.probes, list | tuple):
-        raise ValueError(f"probes={run.probes!r} must be a list; write probes=[{run.probes!r}].")
+    for listed in ("probes", "stop"):
+        given = getattr(run, listed)
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"{listed}={given!r} must be a list; write {listed}=[{given!r}].")
     parts: list[tuple[str, Any, type]] = [
         ("strategy", run.strategy, QueryStrategy),
         ("oracle", run.oracle, Oracle),
@@ -103,7 +107,9 @@ def _refuse_other_kinds(run: Settings) -> None:
     ]
     if run.embedding_from is not None:
         parts.append(("embedding_from", run.embedding_from, Representation))
-    for name, given, kind in (*parts, *(("probes", each, Probe) for each in run.probes)):
+    lists = (("probes", Probe), ("stop", StoppingRule))
+    parts += [(name, each, kind) for name, kind in lists for each in getattr(run, name)]
+    for name, given, kind in parts:
         if isinstance(given, type):
             raise ValueError(f"{name}={given.__name__} is a class; give what it makes: {given.__name__}().")
         if not isinstance(given, kind):
@@ -229,6 +235,20 @@ def refuse_too_large(strategy: QueryStrategy, sizes: Sizes, free: int) -> None:
             f"cheaper strategy in front of it (Prefilter(by=Margin(), then=..., keep=10_000)), or let it see a part of the "
             f"pool (pool_subset=...)."
         )
+
+
+def refuse_blind_rules(rules: Sequence[StoppingRule], module: LightningModule, validation: int) -> None:
+    """Raises ValueError for a rule for stopping that could never see what it reads. Args: validation: how many validation
+    images there are."""
+    for rule in rules:
+        if rule.validates and not validation:
+            raise ValueError(
+                f"{rule!r} reads the validation set, and there is none; set data.validation to how many labels it may cost."
+            )
+        if not rule.validates and not callable(getattr(voice_of(module), "probs", None)):
+            raise ValueError(
+                f"{rule!r} reads probs, which {type(module).__name__} cannot say; give it a method probs(images)."
+            )
 
 
 def refuse_too_few(data: ActiveDataModule, processes: int) -> None:

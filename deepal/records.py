@@ -42,6 +42,7 @@ class Record:
         environments: versions, device and threads of all processes that took part, each once.
         times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
             answering before each, where that was measured.
+        stopped: why it ended: its budget was spent, or what a rule for stopping had to say.
     """
 
     config: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Record:
     cycles: Sequence[Mapping[str, Any]]
     environments: Sequence[Mapping[str, Any]]
     times: Mapping[str, Any]
+    stopped: str = ""
 
     @property
     def seed(self) -> int:
@@ -134,6 +136,7 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
                 sum(answer.seconds or 0.0 for cycle, answer in answers if cycle < each.cycle) for each in results
             ],
         },
+        stopped=(ledger.stopped() or (0, ""))[1],
     )  # fmt: skip
 
 

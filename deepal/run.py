@@ -9,7 +9,7 @@ from typing import Any
 
 from deepal import fingerprint, folder, records, tables
 from deepal.data.pool import Pool
-from deepal.ledger import Ledger
+from deepal.ledger import PSEUDO_LABELS, Ledger
 
 LABELS = (
     "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "aleatoric",
@@ -130,7 +130,7 @@ class Run:
             pool.label([each.position for each in labeled], [number(str(each.label)) for each in labeled], of_cycle)
         pool.set_aside([answer.position for _, answer in answers if answer.status != "labeled"])
         pool.set_aside([position for position in self.ledger.unanswered() if position in readable])
-        pool.pseudo_label(*self.ledger.pseudo_labels(cycle - 1))
+        pool.pseudo_label(*self.ledger.predictions(cycle - 1, PSEUDO_LABELS))
         return pool
 
     # What people look for in the folder

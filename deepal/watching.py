@@ -47,6 +47,9 @@ class Watcher:
     def answered(self, cycle: int, questions: Sequence[Question], data: Catalog) -> None:
         """Some of what a cycle has asked is answered; all that it asked, and the data to look at."""
 
+    def stops(self, reason: str) -> None:
+        """The run ends before its budget: a rule for stopping says why."""
+
     def waits(self, sentence: str) -> None:
         """The run stops until somebody has done what the sentence says."""
 

@@ -27,7 +27,7 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
         "artifacts",
         "features",
     },
-    {"strategies", "modules", "testing"},
+    {"strategies", "modules", "stopping", "testing"},
     {
         "functional",
         "signals",
@@ -65,6 +65,7 @@ ALONG = {  # the arrows within a floor
 PICTURE = {  # rooms that may know less than all that lies below
     "strategies": {"functional", "signals"},
     "modules": {"augmentation", "functional", "nn", "probes", "task"},
+    "stopping": {"functional", "ledger", "seeds"},
     "functional": set(),
     "signals": set(),
     "nn": set(),

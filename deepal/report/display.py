@@ -55,6 +55,9 @@ class Display(Watcher):
         said = ", ".join(f"{name} {_plainly(value)}" for name, value in notes.items())
         self._say(f"cycle {cycle:>3}  the query: {said}")
 
+    def stops(self, reason: str) -> None:
+        self.sentence = f"The run stops before its budget: {reason}."
+
     def waits(self, sentence: str) -> None:
         self.sentence = sentence
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from deepal.data import AtRandom, Digits, Given
 from deepal.functional import uncertainty
-from deepal.ledger import Ledger, PseudoLabeled, Query, Result
+from deepal.ledger import PSEUDO_LABELS, Ledger, Predictions, Query, Result
 from deepal.modules import Classifier
 from deepal.probes import Laplace
 from deepal.signals import Signals
@@ -160,7 +160,7 @@ def test_they_train_for_one_cycle_and_are_no_labels(tmp_path):
     asked = [book.asked(cycle) for cycle in range(-1, 4)]
     for cycle, (positions, targets) in enumerate(fits):
         labeled = [position for query in asked[: cycle + 1] for position in query]
-        pseudo = book.pseudo_labels(cycle - 1)
+        pseudo = book.predictions(cycle - 1, PSEUDO_LABELS)
         assert positions == [*labeled, *pseudo.positions]
         assert targets[len(labeled) :] == list(pseudo.classes)
         assert not set(pseudo.positions) & {position for query in asked[: cycle + 1] for position in query}
@@ -173,13 +173,15 @@ def test_they_train_for_one_cycle_and_are_no_labels(tmp_path):
             assert result.metrics["labels/pseudo_accuracy"] == pytest.approx(sum(right) / len(right))
             assert len(set(pseudo.classes)) > 2
     assert len(fits) == 4
-    again = set(book.pseudo_labels(0).positions) & set(book.pseudo_labels(1).positions)
+    again = set(book.predictions(0, PSEUDO_LABELS).positions) & set(book.predictions(1, PSEUDO_LABELS).positions)
     assert again, "they went back to the pool"
-    assert book.notes(1)["pseudo-labels"] == len(book.pseudo_labels(1).positions)
+    assert book.notes(1)["pseudo-labels"] == len(book.predictions(1, PSEUDO_LABELS).positions)
     assert len(book.answers(before=99)) == 50
-    assert not set(book.pseudo_labels(3).positions), "the last cycle asks nothing, and nobody trains on what it would say"
+    assert not set(book.predictions(3, PSEUDO_LABELS).positions), (
+        "the last cycle asks nothing, and nobody trains on what it would say"
+    )
     record = json.loads((learner.folder / "run.json").read_text())["runs"][0]
-    assert record["cycles"][1]["metrics"]["labels/pseudo"] == len(book.pseudo_labels(0).positions)
+    assert record["cycles"][1]["metrics"]["labels/pseudo"] == len(book.predictions(0, PSEUDO_LABELS).positions)
 
 
 def test_ceal_with_a_threshold_of_zero_is_its_base_strategy_bit_for_bit(tmp_path):
@@ -209,7 +211,7 @@ def test_a_run_killed_with_pseudo_labels_in_hand_is_the_run_that_nobody_killed(t
         assert process.exitcode == -signal.SIGKILL
     again = digits(tmp_path, **changes)
     again.run()
-    assert Ledger(again.folder / "ledger.sqlite").pseudo_labels(2).positions
+    assert Ledger(again.folder / "ledger.sqlite").predictions(2, PSEUDO_LABELS).positions
     assert Outcome.of(again) == Outcome.of(whole)
 
 
@@ -229,7 +231,7 @@ def test_what_somebody_labels_in_the_meantime_is_trained_on_with_that_label(tmp_
     learner.tell([0, 1, 2, 3], [0, 1, 2, 3])
     asked = learner.ask()
     book = Ledger(learner.folder / "ledger.sqlite")
-    taken = book.pseudo_labels(0)
+    taken = book.predictions(0, PSEUDO_LABELS)
     assert not set(asked) & set(taken.positions)
     assert len(taken.positions) > 1000
     learner.tell(asked[:5], [7] * 5)
@@ -266,10 +268,10 @@ def test_the_ledger_gives_them_back(tmp_path_factory, pairs):
     book = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.sqlite")
     book.declare({"name": "a run"}, Query((3, 1)))
     positions, classes = tuple(zip(*sorted(pairs), strict=True)) or ((), ())
-    said = PseudoLabeled(tuple(positions), tuple(classes))
-    book.ask(0, Query((5,), pseudo_labels=said), Result(0, 2, 2, 0, {}, {}))
-    assert book.pseudo_labels(0) == said
-    assert book.pseudo_labels(-1) == book.pseudo_labels(1) == PseudoLabeled()
+    said = Predictions(tuple(positions), tuple(classes))
+    book.ask(0, Query((5,), predictions={PSEUDO_LABELS: said}), Result(0, 2, 2, 0, {}, {}))
+    assert book.predictions(0, PSEUDO_LABELS) == said
+    assert book.predictions(-1, PSEUDO_LABELS) == book.predictions(1, PSEUDO_LABELS) == Predictions()
     book.close()
 
 
@@ -278,8 +280,8 @@ def test_a_million_of_them_take_little_room(tmp_path):
     book.declare({"name": "a run"}, Query((3, 1)))
     coins = torch.Generator().manual_seed(0)
     rows = (torch.rand(1_281_167, generator=coins) < 0.8).nonzero().squeeze(1)
-    said = PseudoLabeled(tuple(rows.tolist()), tuple(torch.randint(1000, rows.shape, generator=coins).tolist()))
-    book.ask(0, Query((1_300_000,), pseudo_labels=said))
-    assert book.pseudo_labels(0) == said
+    said = Predictions(tuple(rows.tolist()), tuple(torch.randint(1000, rows.shape, generator=coins).tolist()))
+    book.ask(0, Query((1_300_000,), predictions={PSEUDO_LABELS: said}))
+    assert book.predictions(0, PSEUDO_LABELS) == said
     book.close()
     assert (tmp_path / "ledger.sqlite").stat().st_size < 4 * len(rows)
