@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deepal import artifacts, fitting, folder, fresh, preflight, seeds, weights
+from deepal import artifacts, fitting, folder, fresh, preflight, seeds, stacked, weights
 from deepal.bookkeeping import Books, Turn
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
@@ -59,7 +59,27 @@ class Settings(Protocol):
     stop: Sequence[StoppingRule]
     pool_subset: int | None
     warm_start: bool
+    stacked: bool
     seed: int
+
+
+@dataclass
+class Begun:
+    """A cycle whose fit is to come, or has been.
+
+    Args:
+        trainer: of the cycle.
+        meter: measures what it costs.
+        module: to train, or trained; None where nobody wants one.
+        waits_for_fit: whether it is to be trained.
+        is_given: whether somebody else has trained it.
+    """
+
+    trainer: Trainer
+    meter: Meter
+    module: LightningModule | None
+    waits_for_fit: bool = False
+    is_given: bool = False
 
 
 class Cycle:
@@ -90,18 +110,41 @@ class Cycle:
         Args: module: trained by somebody else, then neither fitted nor tested here.
         Raises UnreadableError, in every process, where images that it needs cannot be read.
         """
+        begun = self.begin(turn, module)
+        if begun.waits_for_fit:
+            self.fit(turn, begun)
+        self.finish(turn, begun)
+
+    def begin(self, turn: Turn, module: LightningModule | None = None) -> Begun:
+        """All that comes before the fit. Raises UnreadableError as `carry_out` does."""
         self._follow(turn)
         trainer = self._fresh_trainer(turn.cycle)
-        meter, metrics = Meter(trainer.strategy.root_device), {}
+        meter = Meter(trainer.strategy.root_device)
         self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
         self._look()
         self._begin_to_record(turn.cycle, torch.tensor(turn.pool.index, dtype=torch.long)[self._seen(turn)[0]], trainer)
-        is_fitted = module is not None or self._needs_fit(turn)
-        if module is None and is_fitted:
-            module = self._fitted(turn, trainer, meter)
+        if module is not None:
+            return Begun(trainer, meter, module, is_given=True)
+        if not self._needs_fit(turn):
+            return Begun(trainer, meter, None)
+        module = self.fresh_module(turn.cycle)
+        if not turn.fitted:
+            preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
+            return Begun(trainer, meter, module, waits_for_fit=True)
+        weights.load_into(module, self.files.weights(turn.cycle))
+        meter.seconds.update(turn.fitted)
+        self._recorded = load_file(self.files.recorded(turn.cycle)) if recorders_of(trainer) else {}
+        return Begun(trainer, meter, module)
+
+    def finish(self, turn: Turn, begun: Begun) -> None:
+        """All that comes after the fit. Raises UnreadableError as `carry_out` does."""
+        trainer, meter, module = begun.trainer, begun.meter, begun.module
+        metrics: Mapping[str, float] = {}
+        is_fitted = module is not None
+        if module is not None and not begun.is_given:
             metrics = self._tested(turn, trainer, module, meter)
         watched: Mapping[str, Predictions] = {}
-        if is_fitted and self.settings.stop and not turn.measured:
+        if module is not None and self.settings.stop and not turn.measured:
             metrics, watched = self._watched(turn, trainer, module, metrics, meter)
             if self.ranks.decided(lambda: self.books and self.books.reason_to_stop(self._result(turn, metrics, meter))):
                 turn = replace(turn, query_size=0)
@@ -156,23 +199,29 @@ class Cycle:
         needs = {name for names in self.settings.strategy.needs.values() for name in names}
         return turn.tests or bool(needs - at_hand) or self.settings.warm_start or bool(self.settings.stop)
 
-    def _fitted(self, turn: Turn, trainer: Trainer, meter: Meter) -> LightningModule:
-        """The module trained on what is labeled: from its file where it was trained already."""
-        module, file = self.fresh_module(turn.cycle), self.files.weights(turn.cycle)
-        recorders = recorders_of(trainer)
-        if turn.fitted:
-            weights.load_into(module, file)
-            meter.seconds.update(turn.fitted)
-            self._recorded = load_file(self.files.recorded(turn.cycle)) if recorders else {}
-            return module
-        preflight.refuse_untrainable(module, tested=bool(self.data.test_positions))
-        with meter.phase("fit"):
+    def fit(self, turn: Turn, begun: Begun) -> None:
+        """Train the module on what is labeled."""
+        assert begun.module
+        with begun.meter.phase("fit"):
             if self.data.pool.labeled:
                 batches = self.data.batches_an_epoch(len(self.data.pool.trained[0]))
-                self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(trainer, batches))
+                self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(begun.trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
-                    fitting.fit(trainer, module, self.data, self.settings.trainer)
-                self.ranks.align(module)
+                    if self.settings.stacked:
+                        stacked.fit_together([self.in_stack(begun)])
+                    else:
+                        fitting.fit(begun.trainer, begun.module, self.data, self.settings.trainer)
+                self.ranks.align(begun.module)
+        self.keep(turn, begun)
+
+    def in_stack(self, begun: Begun) -> stacked.Fit:
+        """The fit as a part of a stack."""
+        return stacked.Fit(begun.module, self.data, begun.trainer)
+
+    def keep(self, turn: Turn, begun: Begun) -> None:
+        """Keep what was trained: the fit has ended then."""
+        assert begun.module
+        recorders, meter = recorders_of(begun.trainer), begun.meter
         self._recorded = _signals_of(recorders)
         if recorders:
             meter.seconds["record"] = sum(each.seconds for each in recorders)
@@ -183,8 +232,8 @@ class Cycle:
                     self.files.recorded(turn.cycle), lambda partial: save_file(dict(self._recorded), partial)
                 )
             may_be_last = not turn.query_size or bool(self.settings.stop)
-            weights.save(module, file, {"seconds": meter.seconds, "answers": self.data.pool.digest()}, may_be_last)
-        return module
+            notes = {"seconds": meter.seconds, "answers": self.data.pool.digest()}
+            weights.save(begun.module, self.files.weights(turn.cycle), notes, may_be_last)
 
     def _tested(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
         if turn.measured:

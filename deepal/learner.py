@@ -63,6 +63,8 @@ class Learner:
         test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
             cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.
         warm_start: start each fit from the weights of the cycle before, not from scratch.
+        stacked: train heads on frozen features as products of stacks of them (`deepal.stacked`), which for many runs of a
+            study is one training; weights differ from those of `stacked=False` by rounding.
         seed: every coin of the run is derived from it.
         threads: of torch on the CPU; results are equal for equal numbers of threads only.
         root: the folder of all runs.
@@ -90,6 +92,7 @@ class Learner:
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
+    stacked: bool = False
     seed: int = 0
     threads: int = 1
     root: Path = field(default=Path("runs"), metadata=NEUTRAL)
@@ -117,7 +120,7 @@ class Learner:
         Args: watch: are told what happens, as it happens; one that fails is dropped and stops nothing.
         Returns what each cycle measured.
         """
-        with self._taken_up(watch) as (cycle, books, ranks), ranks.unbroken():
+        with self.taken_up(watch) as (cycle, books, ranks), ranks.unbroken():
             while turn := ranks.decided(lambda: books.turn() if books else None):
                 try:
                     cycle.carry_out(turn)
@@ -132,7 +135,7 @@ class Learner:
         Args: module: one that they have trained on what is labeled; it is not trained or tested here. None: train one.
         Returns positions in the data set, in the order to ask; none where the budget is spent.
         """
-        with self._taken_up(alone="ask") as (cycle, books, _):
+        with self.taken_up(alone="ask") as (cycle, books, _):
             assert books
             while not books.ledger.unanswered() and (turn := books.next_turn()) and turn.query_size:
                 try:
@@ -146,7 +149,7 @@ class Learner:
 
         Raises ValueError, and takes none, for a class that there is not, a position never asked, or unequal lengths.
         """
-        with self._taken_up(alone="tell") as (_, books, _):
+        with self.taken_up(alone="tell") as (_, books, _):
             assert books
             if len(positions) != len(labels):
                 raise ValueError(f"{len(positions)} positions came with {len(labels)} labels; one each is needed.")
@@ -160,7 +163,7 @@ class Learner:
     # Before the first epoch
 
     @contextmanager
-    def _taken_up(
+    def taken_up(
         self, watch: Sequence[Watcher] = (), alone: str | None = None
     ) -> Iterator[tuple[Cycle, Books | None, Ranks]]:
         """Begin the run in its folder or go on with it, and leave the process as it was found. The first process holds the
@@ -217,6 +220,8 @@ class Learner:
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
         preflight.refuse_automatic_options(trainer, module)
         preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches, self.query_size)
+        if self.stacked:
+            preflight.refuse_unstackable(module, self.trainer, self.data, processes)
         preflight.refuse_blind_rules(self.stop, module, len(self.data.validation_positions))
         preflight.refuse_too_few(self.data, processes)
         if books.is_new:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from deepal import __version__
+from deepal import __version__, stacked
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.oracles import Oracle
@@ -235,6 +235,17 @@ def refuse_too_large(strategy: QueryStrategy, sizes: Sizes, free: int) -> None:
             f"cheaper strategy in front of it (Prefilter(by=Margin(), then=..., keep=10_000)), or let it see a part of the "
             f"pool (pool_subset=...)."
         )
+
+
+def refuse_unstackable(module: LightningModule, options: Mapping[str, Any], data: ActiveDataModule, processes: int) -> None:
+    """Raises ValueError where fits cannot be a stack. Args: options: of the Trainer; processes: that train together."""
+    reason = stacked.why_not(module, options)
+    if reason is None and not data.is_read_once:
+        reason = "trains on rows of features, and with data.augmentation an image is another one each time; leave it out"
+    if reason is None and processes > 1:
+        reason = "is for one process"
+    if reason is not None:
+        raise ValueError(f"stacked=True {reason}.")
 
 
 def refuse_blind_rules(rules: Sequence[StoppingRule], module: LightningModule, validation: int) -> None:

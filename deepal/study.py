@@ -18,6 +18,7 @@ from deepal import leases, preflight, records
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Everything, Initial
 from deepal.learner import Learner
+from deepal.lockstep import carry_out_together
 from deepal.modules import Adapter
 from deepal.oracles import DatasetOracle, Oracle
 from deepal.probes import Probe
@@ -69,6 +70,7 @@ class Study:
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
+    stacked: bool = False
     threads: int = 1
     root: Path = Path("runs")
     name: str = "study"
@@ -100,8 +102,8 @@ class Study:
         learner = Learner(
             strategy=strategy, module=module, data=data, oracle=self.oracle, initial=initial, probes=self.probes,
             trainer=self.trainer, query_size=self.query_size, budget=self.budget,
-            embedding_from=self.embedding_from, pool_subset=self.pool_subset,
-            test_every=self.test_every, warm_start=self.warm_start, seed=seed, threads=self.threads, root=self.folder,
+            embedding_from=self.embedding_from, pool_subset=self.pool_subset, test_every=self.test_every,
+            warm_start=self.warm_start, stacked=self.stacked, seed=seed, threads=self.threads, root=self.folder,
         )  # fmt: skip
         if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):
             raise ValueError(
@@ -135,7 +137,11 @@ class Study:
         if workers < 1:
             raise ValueError(f"workers={workers} must be at least 1.")
         session = new_session()
-        if workers == 1:
+        if self.stacked:
+            if workers > 1:
+                raise ValueError(f"workers={workers} must be 1: stacked=True carries all runs out in one process.")
+            carry_out_together(self, session)
+        elif workers == 1:
             carry_out(self, session)
         else:
             supervise(self, session, workers)

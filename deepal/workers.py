@@ -8,8 +8,8 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -67,17 +67,28 @@ def carry_out(study: Work, session: str, ends_with: int | None = None) -> None:
 
 
 def _try(learner: Learner, folder: Path, session: str) -> None:
-    """Do a run. What goes wrong is written down beside it, and stops no other."""
-    try:
+    """Do a run."""
+    with failure_kept(folder, session):
         learner.run()
-        if records.finished(folder, learner.budget) is None:
-            raise StudyError(f"the run in {folder} waits for its oracle, and a study does not.")
+        end(learner, folder)
+
+
+@contextmanager
+def failure_kept(folder: Path, session: str) -> Iterator[None]:
+    """What goes wrong is written down beside a run, and stops no other."""
+    try:
+        yield
     except (Exception, SystemExit) as error:
         log.warning("%s has failed: %s", folder.name, error)
         _write_failure(folder, session, traceback.format_exc())
-    else:
-        for failure in folder.glob(FAILURE.format("*")):
-            failure.unlink(missing_ok=True)
+
+
+def end(learner: Learner, folder: Path) -> None:
+    """See that a run is at its end, and forget how it failed before. Raises StudyError where it waits."""
+    if records.finished(folder, learner.budget) is None:
+        raise StudyError(f"the run in {folder} waits for its oracle, and a study does not.")
+    for failure in folder.glob(FAILURE.format("*")):
+        failure.unlink(missing_ok=True)
 
 
 def _write_failure(folder: Path, session: str, why: str) -> None:

@@ -94,6 +94,12 @@ def run(root: Path, changes: dict[str, Any] | None = None) -> None:
 def run_and_die(root: Path, where: str, turn: int, changes: dict[str, Any] | None = None) -> None:
     """Run, and be killed at the `turn`-th time that the run comes by this place."""
     owner, name, moment = PLACES[where]
+    kill_at(owner, name, turn, moment)
+    run(root, changes)
+
+
+def kill_at(owner: Any, name: str, turn: int, moment: str = "before") -> None:
+    """Have this process killed before or after the `turn`-th call of a function."""
     original = getattr(owner, name)
     count = 0
 
@@ -109,7 +115,6 @@ def run_and_die(root: Path, where: str, turn: int, changes: dict[str, Any] | Non
         return result
 
     setattr(owner, name, deadly)
-    run(root, changes)
 
 
 def _places() -> dict[str, tuple[Any, str, str]]:

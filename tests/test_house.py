@@ -12,7 +12,7 @@ HOUSE = Path(__file__).parent.parent / "deepal"
 
 FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
     {"cli", "explaining", "report"},
-    {"study", "workers", "comparison", "selection"},
+    {"study", "workers", "lockstep", "comparison", "selection"},
     {
         "learner",
         "cycle",
@@ -20,6 +20,7 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
         "run",
         "records",
         "fitting",
+        "stacked",
         "fresh",
         "weights",
         "scan",
@@ -47,10 +48,12 @@ FLOORS = [  # arrows run down only, or along a floor where PICTURE says so
 ]
 ALONG = {  # the arrows within a floor
     "cli": {"explaining", "report"},
-    "study": {"workers"},
+    "study": {"workers", "lockstep"},
+    "lockstep": {"workers"},
     "learner": {"cycle", "bookkeeping", "run", "fresh", "preflight"},
-    "cycle": {"bookkeeping", "run", "fitting", "fresh", "weights", "scan", "preflight", "artifacts", "features"},
+    "cycle": {"bookkeeping", "run", "fitting", "stacked", "fresh", "weights", "scan", "preflight", "artifacts", "features"},
     "features": {"run", "scan"},
+    "preflight": {"stacked"},
     "bookkeeping": {"run", "weights", "preflight"},
     "run": {"records"},
     "testing": {"strategies"},

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 from torch.optim.lr_scheduler import LambdaLR
 
 from deepal.functional import gradients
@@ -23,7 +22,7 @@ from deepal.modules.classifier import Classifier
 from deepal.modules.measured import Measured, refuse_plain_ddp
 from deepal.modules.recipe import Recipe, classifier_of
 from deepal.nn import Network, Trunk
-from deepal.nn.together import Side, Stack
+from deepal.nn.together import BY_NUMBER, Side, Stack
 from deepal.task import Task
 
 
@@ -114,7 +113,7 @@ class Ensemble(Voting):
         super().configure_network(task)
         networks = self._networks(task)
         optimizer = type(self.of.optimizer([nn.Parameter(torch.zeros(1))]))
-        stacks = type(self) is Ensemble and not self.of.frozen and optimizer in _BY_NUMBER
+        stacks = type(self) is Ensemble and not self.of.frozen and optimizer in BY_NUMBER
         together = stacks and all(map(Stack.holds, networks))
         self.networks = Stack(networks) if together else Side(networks)
 
@@ -139,10 +138,6 @@ class Ensemble(Voting):
         loss = self.orders * functional.cross_entropy(logits.flatten(0, 1), targets.flatten())  # the sum of their means
         loss = loss + self.of.penalty(self.networks.hidden_weights(), images)
         return loss, logits.argmax(-1) == targets
-
-
-_BY_NUMBER = {SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop}
-"""Optimizers that treat each number by itself, whatever tensor it lies in."""
 
 
 class Committee(Ensemble):

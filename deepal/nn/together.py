@@ -1,11 +1,16 @@
-"""Several networks, read and trained together: one after another, or as one stack."""
+"""Several networks, read and trained together: one after another, as one stack, or as heads on features."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop, Rprop
 
+from deepal.nn.frozen import Frozen
 from deepal.nn.network import Network
+
+BY_NUMBER = {SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop, Adagrad, Adadelta, ASGD, Rprop}
+"""Optimizers that treat each number by itself, whatever tensor it lies in."""
 
 
 class Side(nn.ModuleList):
@@ -84,3 +89,64 @@ class _Both(nn.Module):
 
 
 _DENSE = (nn.Flatten, nn.Linear, nn.ReLU, nn.GELU, nn.Tanh, nn.Dropout, nn.Identity)
+
+
+class Heads(nn.Module):
+    """What is trained of networks whose features are frozen, each on rows of features of its own, as one stack: a layer is
+    one product of weights and columns, which for few classes takes a third of the time of rows and weights.
+
+    Args: networks: of one shape, for which `hold` is true.
+    """
+
+    def __init__(self, networks: Sequence[Frozen]) -> None:
+        super().__init__()
+        layers = zip(*(_layers(network) for network in networks), strict=True)
+        self.layers = nn.ModuleList(_Linears(same) if isinstance(same[0], nn.Linear) else same[0] for same in layers)
+
+    @staticmethod
+    def hold(network: nn.Module) -> bool:
+        """Whether such networks can be one stack: linear layers, and functions of single numbers without coins."""
+        return isinstance(network, Frozen) and all(
+            isinstance(each, _DENSE) and not getattr(each, "p", 0) for each in _layers(network)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(M, C, B) logits of features (M, B, F), each head's own."""
+        columns = features.mT
+        for layer in self.layers:
+            columns = layer(columns)
+        return columns
+
+    def hidden_weights(self) -> list[Tensor]:
+        """Of linear layers but the last."""
+        return [each.weight for each in self.layers[:-1] if isinstance(each, _Linears)]
+
+    @torch.no_grad()
+    def hand_back(self, networks: Sequence[Frozen]) -> None:
+        """Give networks the weights of their heads."""
+        for number, network in enumerate(networks):
+            for own, stacked in zip(_layers(network), self.layers, strict=True):
+                for name, weight in own.named_parameters():
+                    weight.copy_(getattr(stacked, name)[number])
+
+
+class _Linears(nn.Module):
+    """Linear layers of one shape, on columns."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([each.weight.detach() for each in layers]))
+        biases = [each.bias.detach() for each in layers if each.bias is not None]
+        self.bias = nn.Parameter(torch.stack(biases)) if biases else None
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(M, out, B) of (M, in, B)."""
+        if self.bias is None:
+            return self.weight @ columns
+        return torch.baddbmm(self.bias.unsqueeze(2), self.weight, columns)
+
+
+def _layers(network: Frozen) -> list[nn.Module]:
+    """The layers on its features, one after another."""
+    above = network.layers
+    return [*(above if isinstance(above, nn.Sequential) else [above]), network.head]
