@@ -91,6 +91,40 @@ class RandAugment(Augmentation):
         return images
 
 
+@dataclass(frozen=True)
+class RandomResizedCrop(Augmentation):
+    """A part of an image in its whole size (Szegedy et al., 2015).
+
+    Args: least: the share of the area that the smallest part has; stretch: the most that width over height changes.
+    """
+
+    least: float = 0.3
+    stretch: float = 4 / 3
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = _on_one(images)
+        area, ratio, *middles = torch.rand(4, len(images), device=images.device)
+        side, ratio = (self.least + (1 - self.least) * area).sqrt(), self.stretch ** (2 * ratio - 1)
+        along, down = ((side * each).clamp_max(1) for each in (ratio.sqrt(), 1 / ratio.sqrt()))
+        shifts = ((2 * middle - 1) * (1 - size) for middle, size in zip(middles, (along, down), strict=True))
+        zero = torch.zeros_like(side)
+        return _moved(images, [[along, zero, next(shifts)], [zero, down, next(shifts)]])
+
+
+@dataclass(frozen=True)
+class ColorJitter(Augmentation):
+    """Brightness, contrast and color, each more or less by up to `strength`, from 0 to 1."""
+
+    strength: float = 0.4
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = _on_one(images)
+        factors = 1 + self.strength * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
+        images = _blended(images, torch.zeros_like(images), factors[0])
+        images = _blended(images, _gray(images).mean((-2, -1), keepdim=True), factors[1])
+        return _blended(images, _gray(images), factors[2])
+
+
 def augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> Tensor:
     """Images after one augmentation upon the other."""
     for each in augmentations:

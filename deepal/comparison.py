@@ -332,10 +332,9 @@ def _grid(axes: Sequence[Array], title: str, how: How) -> Array:
     """Where the curves are compared: the points that they all have, or, where they differ, all points of their common
     range."""
     if all(np.array_equal(each, axes[0]) for each in axes):
-        grid = np.unique(axes[0])
-    else:
-        points = np.unique(np.concatenate(axes))
-        grid = points[(points >= max(each[0] for each in axes)) & (points <= min(each[-1] for each in axes))]
+        return np.unique(axes[0])
+    points = np.unique(np.concatenate(axes))
+    grid = points[(points >= max(each[0] for each in axes)) & (points <= min(each[-1] for each in axes))]
     if len(grid) < 2:
         raise ComparisonError(f"the runs on {title} have no range of {how.axis} in common; they cannot be compared.")
     return grid

@@ -31,7 +31,9 @@ from deepal.ledger import (
     Result,
 )
 from deepal.meter import Meter
+from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Answer
+from deepal.pretraining import Pretraining
 from deepal.probes import Probe
 from deepal.ranks import Ranks
 from deepal.recorders import Recorder, Surroundings, recorders_of
@@ -54,6 +56,7 @@ class Settings(Protocol):
     probes: list[Probe]
     trainer: Mapping[str, Any]
     embedding_from: Representation | None
+    pretext: Pretext | None
     query_size: int
     budget: int
     stop: Sequence[StoppingRule]
@@ -100,6 +103,7 @@ class Cycle:
         self.books, self.watchers = books, watchers or Watchers()
         self._looked_at: set[tuple[Part, int]] = set()
         self._recorded: Mapping[str, Tensor] = {}  # in the fit of this cycle, by position
+        self.pretraining = Pretraining(settings, files, ranks, self.watchers, self._drawn_module)
         self.features = Features(
             settings, files, ranks, self.watchers, lambda trainer, reader, part: self._scan(0, trainer, reader, part=part)
         )
@@ -120,6 +124,8 @@ class Cycle:
         self._follow(turn)
         trainer = self._fresh_trainer(turn.cycle)
         meter = Meter(trainer.strategy.root_device)
+        with meter.phase("pretrain") if self.settings.pretext else nullcontext():
+            self.pretraining.prepare()
         self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
         self._look()
         self._begin_to_record(turn.cycle, torch.tensor(turn.pool.index, dtype=torch.long)[self._seen(turn)[0]], trainer)
@@ -435,6 +441,14 @@ class Cycle:
 
     def fresh_module(self, cycle: int) -> LightningModule:
         torch.manual_seed(self._seed("weights", cycle))
+        module = self._drawn_module()
+        self.pretraining.give(module)
+        if self.settings.warm_start and weights.notes(self.files.weights(cycle - 1)):
+            weights.load_into(module, self.files.weights(cycle - 1))
+        return module
+
+    def _drawn_module(self) -> LightningModule:
+        """A module, its network drawn from the global generator."""
         module = fresh.make_module(self.settings.module)
         if hasattr(module, "configure_network"):
             if self.data.task is None:
@@ -443,8 +457,6 @@ class Cycle:
                     f"ActiveDataModule.over says nothing of yours; give a module of your own, by Adapter."
                 )
             module.configure_network(self.data.task)
-        if self.settings.warm_start and weights.notes(self.files.weights(cycle - 1)):
-            weights.load_into(module, self.files.weights(cycle - 1))
         return module
 
     def _fresh_trainer(self, cycle: int) -> Trainer:

@@ -27,6 +27,7 @@ from deepal.data.initial import Balanced, Initial
 from deepal.fingerprint import NEUTRAL
 from deepal.ledger import Result
 from deepal.modules import Adapter
+from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Answer, DatasetOracle, Oracle
 from deepal.probes import Probe
 from deepal.ranks import Ranks
@@ -59,6 +60,8 @@ class Learner:
             `Backbone(network)`, which is not trained. Strategies that read no embedding choose as they do without.
         stop: rules by which the run ends before its budget: `[StablePredictions()]`, of `deepal.stopping`. The reason is
             written down. A run that has stopped goes on where they have changed, as it does where the budget has grown.
+        pretext: what the backbone is trained on before the first label, without any: `SimCLR()` or `Rotation()`. Each cycle
+            begins with these weights, but for the last layer. Runs beside each other that would train the same share them.
         pool_subset: how many images of the pool, drawn anew each cycle, the strategy may see. None: all.
         test_every: test the model where so many labels more have come, and in the first and the last cycle. None: in every
             cycle. A model that is neither tested nor read is not trained either: random sampling is cheap then.
@@ -89,6 +92,7 @@ class Learner:
     budget: int = field(default=100, metadata=NEUTRAL)
     embedding_from: Representation | None = None
     stop: list[StoppingRule] = field(default_factory=list, metadata=NEUTRAL)
+    pretext: Pretext | None = None
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
@@ -214,6 +218,7 @@ class Learner:
         module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
         alone.features.refuse_broken()
+        alone.pretraining.refuse_broken(module)
         grouped = self.data.groups([]) is not None
         recorders, batches = recorders_of(trainer), self.data.batches_an_epoch(self.budget)
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from deepal import __version__, stacked
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
+from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Oracle
 from deepal.probes import Probe
 from deepal.recorders import Recorder
@@ -48,6 +49,7 @@ class Settings(Protocol):
     initial: Initial
     probes: list[Probe]
     stop: list[StoppingRule]
+    pretext: Pretext | None
     embedding_from: Representation | None
     query_size: int
     budget: int
@@ -109,6 +111,8 @@ def _refuse_other_kinds(run: Settings) -> None:
         parts.append(("embedding_from", run.embedding_from, Representation))
     lists = (("probes", Probe), ("stop", StoppingRule))
     parts += [(name, each, kind) for name, kind in lists for each in getattr(run, name)]
+    if run.pretext is not None:
+        parts.append(("pretext", run.pretext, Pretext))
     for name, given, kind in parts:
         if isinstance(given, type):
             raise ValueError(f"{name}={given.__name__} is a class; give what it makes: {given.__name__}().")

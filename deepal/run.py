@@ -50,11 +50,22 @@ class Files:
         """Remove the files of cycles that no ledger knows of: a new run starts from nothing."""
         for leftover in ("cycles", "curves"):
             shutil.rmtree(self.path / leftover, ignore_errors=True)
+        self.pretrained.unlink(missing_ok=True)
 
     @property
     def features(self) -> Path:
         """What runs beside this one have read of images too, a folder for each network and data set."""
         return self.path.parent / ".features"
+
+    @property
+    def pretrained(self) -> Path:
+        """The weights that the networks of all cycles begin with, where they were trained on a pretext task."""
+        return self.path / "pretrained.safetensors"
+
+    @property
+    def shared_pretraining(self) -> Path:
+        """What runs beside this one have trained so too, a folder for each network and set of images."""
+        return self.path.parent / ".pretrained"
 
     @property
     def artifacts(self) -> Path:

@@ -23,7 +23,8 @@ FEWEST_TESTED = 4
 
 
 def aulc(labels: ArrayLike, values: ArrayLike) -> Array:
-    """Area under the learning curve: trapezoids over the range of labels, divided by that range.
+    """Area under the learning curve: trapezoids over the range of labels, divided by that range; of a single number of
+    labels the value there.
 
     Args: labels (n,); values (..., n). Returns (...,), within the range of the values.
 
@@ -31,8 +32,10 @@ def aulc(labels: ArrayLike, values: ArrayLike) -> Array:
     0.7333
     """
     x, y = _array(labels), _array(values)
-    if len(x) < 2 or (np.diff(x) <= 0).any():
-        raise ValueError(f"labels must be two numbers at least, ascending, and are {x.tolist()}.")
+    if not len(x) or (np.diff(x) <= 0).any():
+        raise ValueError(f"labels must be one number at least, ascending, and are {x.tolist()}.")
+    if len(x) == 1:
+        return y[..., 0]
     return ((y[..., 1:] + y[..., :-1]) / 2 * np.diff(x)).sum(-1) / (x[-1] - x[0])
 
 

@@ -20,6 +20,7 @@ from deepal.data.initial import Balanced, Everything, Initial
 from deepal.learner import Learner
 from deepal.lockstep import carry_out_together
 from deepal.modules import Adapter
+from deepal.modules.self_supervised import Pretext
 from deepal.oracles import DatasetOracle, Oracle
 from deepal.probes import Probe
 from deepal.records import Record
@@ -67,6 +68,7 @@ class Study:
     query_size: int = 10
     budget: int = 100
     embedding_from: Representation | None = None
+    pretext: Pretext | None = None
     pool_subset: int | None = None
     test_every: int | None = None
     warm_start: bool = False
@@ -101,9 +103,9 @@ class Study:
         """Add a run. Raises ValueError where it is there already, and where it is one of several processes."""
         learner = Learner(
             strategy=strategy, module=module, data=data, oracle=self.oracle, initial=initial, probes=self.probes,
-            trainer=self.trainer, query_size=self.query_size, budget=self.budget,
-            embedding_from=self.embedding_from, pool_subset=self.pool_subset, test_every=self.test_every,
-            warm_start=self.warm_start, stacked=self.stacked, seed=seed, threads=self.threads, root=self.folder,
+            trainer=self.trainer, query_size=self.query_size, budget=self.budget, embedding_from=self.embedding_from,
+            pretext=self.pretext, pool_subset=self.pool_subset, test_every=self.test_every, warm_start=self.warm_start,
+            stacked=self.stacked, seed=seed, threads=self.threads, root=self.folder,
         )  # fmt: skip
         if (learner.trainer.get("devices", 1), learner.trainer.get("num_nodes", 1)) != (1, 1):
             raise ValueError(

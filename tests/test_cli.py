@@ -25,7 +25,9 @@ from tests import own
 from tests.runs import digits
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(file for folder in ("data", "method", "stop") for file in (ROOT / "configs" / folder).glob("*.yaml"))
+CONFIGS = sorted(
+    file for folder in ("data", "method", "stop", "pretext") for file in (ROOT / "configs" / folder).glob("*.yaml")
+)
 TINY = ["--trainer.max_steps", "2", "--query_size", "5", "--initial.per_class", "1", "--data.validation", "3"]
 SIZE = 300
 
@@ -124,8 +126,10 @@ def test_every_configuration_runs_a_cycle(path, tmp_path, monkeypatch, capsys):
         arguments += ["--trainer.max_steps", "5"]  # a step for each of its networks
     if "PredictionHistory" in path.read_text():
         arguments += ["--trainer.max_steps", "4", "--data.epoch_steps", "1"]  # three times after one that is left out
+    if path.parent.name == "pretext":
+        arguments += ["--pretext.steps", "2"]
     cli.run(arguments)
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (each.parent for each in (tmp_path / "runs").glob("*/ledger.sqlite"))
     assert [result.labels for result in Ledger(folder / "ledger.sqlite").results()] == [classes, classes + 5]
     assert (folder / "curve.png").read_bytes()[:4] == b"\x89PNG"
     assert str(folder) in capsys.readouterr().out.replace("\n", "")

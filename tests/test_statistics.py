@@ -24,9 +24,10 @@ def test_the_area_is_scipys(curves, steps):
 
 def test_a_flat_curve_has_its_height_for_an_area():
     assert statistics.aulc([20, 30, 70], [0.4, 0.4, 0.4]) == pytest.approx(0.4)
+    assert statistics.aulc([40], [[0.4], [0.6]]).tolist() == [0.4, 0.6]
 
 
-@pytest.mark.parametrize("labels", [[20], [20, 20], [30, 20]])
+@pytest.mark.parametrize("labels", [[], [20, 20], [30, 20]])
 def test_an_area_over_no_range_is_refused(labels):
     with pytest.raises(ValueError, match="ascending"):
         statistics.aulc(labels, [0.5] * len(labels))

@@ -1,6 +1,14 @@
 """Data: which images are labeled, and how they are served."""
 
-from deepal.augmentation import Augmentation, Cutout, RandAugment, RandomCrop, RandomFlip
+from deepal.augmentation import (
+    Augmentation,
+    ColorJitter,
+    Cutout,
+    RandAugment,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+)
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.datasets import (
     CIFAR10,
@@ -30,6 +38,7 @@ __all__ = [
     "AtRandom",
     "Augmentation",
     "Balanced",
+    "ColorJitter",
     "Cutout",
     "DatasetImages",
     "Digits",
@@ -46,6 +55,7 @@ __all__ = [
     "RandAugment",
     "RandomCrop",
     "RandomFlip",
+    "RandomResizedCrop",
     "Repeated",
     "TensorImages",
 ]

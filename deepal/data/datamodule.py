@@ -238,6 +238,12 @@ class ActiveDataModule(LightningDataModule, ABC):
         """Positions of the test images, among the test images."""
         return [position for position in self._layout.tested if position not in self._unreadable["test"]]
 
+    @property
+    def begun_positions(self) -> list[int]:
+        """Positions of the images that the run has begun with, validation among them, and those that cannot be read."""
+        every = (*self._layout.candidates, *self._layout.validation)
+        return sorted(position for position in every if position < self.begun_with)
+
     def needed(self) -> dict[Part, list[int]]:
         """What is trained and measured on, of each part of the data: validation images are some of the training images.
         Pseudo-labeled images are not among them: a scan has just read them."""
@@ -375,6 +381,13 @@ class ActiveDataModule(LightningDataModule, ABC):
             return labeled
         unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders, ratio)
         return CombinedLoader({"labeled": labeled, "unlabeled": unlabeled}, mode="min_size")
+
+    def pretext_dataloader(self, batch_size: int, epoch_steps: int, seed: int) -> DataLoader:
+        """All images that the run has begun with, as they are and without labels, those that can be read: batches
+        `{"input", "position"}`, of which each process is served its share."""
+        positions = torch.tensor(self.begun_positions)
+        sampler = loading.Shuffled(len(positions), batch_size, seed, epoch_steps, self.share)
+        return loading.loader(loading.Readable(self._set.train, positions, None), sampler, self.num_workers)
 
     def val_dataloader(self) -> DataLoader | list:
         """The validation images with their classes; an empty list where there are none."""

@@ -131,6 +131,14 @@ class Scanned(Batches):
         return {"input": self.images.images(positions), "position": positions}
 
 
+class Readable(Batches):
+    """Batches without those images that cannot be read. Raises UnreadableError where that is most of one."""
+
+    def __getitem__(self, rows: Tensor) -> Any:
+        batch = super().__getitem__(rows)
+        return readable(batch) if isinstance(batch, Damaged) else batch
+
+
 class InOrder(Sampler[Tensor]):
     """Rows 0 to n - 1 in batches. Of several processes each takes every so many-th batch: the batches are the same
     for any number of processes, so what is computed of them is the same too."""

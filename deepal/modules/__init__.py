@@ -5,6 +5,7 @@ from deepal.modules.classifier import Classifier
 from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapshot, SplitHead
 from deepal.modules.loss_prediction import LossPrediction
 from deepal.modules.mal import MAL
+from deepal.modules.self_supervised import Rotation, SimCLR
 from deepal.modules.semi_supervised import FixMatch, FlexMatch, MeanTeacher, PseudoLabel
 from deepal.modules.vaal import VAAL
 
@@ -20,7 +21,9 @@ __all__ = [
     "LossPrediction",
     "MeanTeacher",
     "PseudoLabel",
+    "Rotation",
     "SharedBackbone",
+    "SimCLR",
     "Snapshot",
     "SplitHead",
     "Voice",

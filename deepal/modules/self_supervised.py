@@ -1,0 +1,116 @@
+"""What a network can learn of images that nobody has labeled before the first label: pretext tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Adam
+
+from deepal.augmentation import Augmentation, ColorJitter, RandomResizedCrop, augmented
+from deepal.functional.contrastive import nt_xent
+from deepal.nn import Network
+from deepal.task import Task
+
+
+@dataclass(frozen=True)
+class Pretext(ABC):
+    """A task that needs no labels, on which a network is trained once in a run, all but its last layer. A subclass is a
+    frozen dataclass.
+
+    Args: steps: how long; batch_size: images a step; rate: of Adam, which falls to nothing along a cosine; seed: of the
+        pretraining, the same for all runs, so that those of a study share one.
+    """
+
+    steps: int = field(default=2000, kw_only=True)
+    batch_size: int = field(default=256, kw_only=True)
+    rate: float = field(default=1e-3, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 2 or not self.rate > 0:
+            raise ValueError(f"{self!r} needs at least one step, of two images, and a rate above 0.")
+
+    @abstractmethod
+    def head(self, width: int) -> nn.Module:
+        """What is put on so many features for the task."""
+
+    @abstractmethod
+    def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
+        """Of images (B, channels, height, width) within 0 and 1; what a network reads is `task.normalize` of such."""
+
+
+@dataclass(frozen=True)
+class SimCLR(Pretext):
+    """Two random views of an image are to be alike, and unlike those of other images (Chen et al., 2020).
+
+    Args:
+        views: augmentations by which views are made. None: a part of the image in its whole size, and color.
+        temperature: of the cosines.
+        width: of the space in which they are compared.
+    """
+
+    views: Sequence[Augmentation] | None = None
+    temperature: float = 0.5
+    width: int = 128
+
+    def head(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.width))
+
+    def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
+        how = (RandomResizedCrop(), ColorJitter()) if self.views is None else self.views
+        both = torch.cat([task.normalize(augmented(images, how)) for _ in range(2)])
+        one, two = head(network.forward_features(both)).chunk(2)
+        return nt_xent(one, two, self.temperature)
+
+
+@dataclass(frozen=True)
+class Rotation(Pretext):
+    """By how many right angles an image was turned, of the four there are (Gidaris et al., 2018). Each image is seen in all
+    of them."""
+
+    def head(self, width: int) -> nn.Module:
+        return nn.Linear(width, 4)
+
+    def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
+        if images.shape[-1] != images.shape[-2]:
+            raise ValueError(f"Rotation() turns square images, and these are {images.shape[-2]} x {images.shape[-1]}.")
+        turned = torch.cat([images.rot90(times, (-2, -1)) for times in range(4)])
+        times = torch.arange(4, device=images.device).repeat_interleave(len(images))
+        return functional.cross_entropy(head(network.forward_features(task.normalize(turned))).float(), times)
+
+
+class Pretrained(LightningModule):
+    """A network on a pretext task.
+
+    Args: network: to train; pretext: the task; task: says what images are.
+    """
+
+    def __init__(self, network: Network, pretext: Pretext, task: Task) -> None:
+        super().__init__()
+        self.network, self.pretext, self.task = network, pretext, task
+        self.pretext_head = pretext.head(network.head.in_features)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        images = batch["input"]
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        loss = self.pretext.loss(self.network, self.pretext_head, images, self.task)
+        self._taken.append(loss.detach())
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._taken: list[Tensor] = []
+
+    def on_train_epoch_end(self) -> None:
+        self.log("pretext/loss", torch.stack(self._taken).mean())
+
+    def configure_optimizers(self) -> Any:
+        trained = [*self.network.parameters(), *self.pretext_head.parameters()]
+        unused = {id(each) for each in self.network.head.parameters()}
+        optimizer = Adam([each for each in trained if id(each) not in unused], lr=self.pretext.rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.pretext.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,155 @@
+"""A backbone that is trained on images alone before the first label (`deepal.modules.self_supervised`): once for all runs
+of a folder that would train the same network on the same images, and kept with each of them."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from copy import deepcopy
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from deepal import fingerprint, folder, fresh
+from deepal.callbacks import ResumableFit, StepProgress
+from deepal.data.datamodule import ActiveDataModule
+from deepal.modules.self_supervised import Pretext, Pretrained
+from deepal.nn import Frozen, Network
+from deepal.ranks import Ranks
+from deepal.run import Files
+from deepal.watching import Watchers, interruptible
+
+log = logging.getLogger(__name__)
+
+_EPOCH = 100  # steps, between which a killed pretraining is taken up
+_PATIENCE = 20.0  # seconds, after which those who wait with it hear that it still does
+_OURS = ("callbacks", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")  # options of the fits of cycles
+
+
+class Settings(Protocol):
+    """What is read of a learner."""
+
+    data: ActiveDataModule
+    pretext: Pretext | None
+    trainer: Mapping[str, Any]
+
+
+class Pretraining:
+    """What the networks of all cycles begin with.
+
+    Args:
+        settings: of the learner.
+        files: of the run.
+        ranks: the processes that work together.
+        watchers: are told how it goes.
+        draw: draws the module of a cycle, from the global generator.
+    """
+
+    def __init__(
+        self, settings: Settings, files: Files, ranks: Ranks, watchers: Watchers, draw: Callable[[], LightningModule]
+    ) -> None:
+        self.settings, self.files, self.ranks, self.watchers, self._draw = settings, files, ranks, watchers, draw
+        self._weights: Mapping[str, Tensor] | None = None
+
+    def prepare(self) -> None:
+        """Have the weights: the run's own, or those of another run that has trained the same, or train them."""
+        pretext, own = self.settings.pretext, self.files.pretrained
+        if pretext is None or self._weights is not None:
+            return
+        if not self.ranks.decided(own.exists):
+            network = self._network(pretext)
+            with ExitStack() as held:
+                shared = self.files.shared_pretraining / self._key(pretext, network)
+                while not self.ranks.decided(lambda: self._is_held(held, shared)):
+                    pass  # all of them know that one waits
+                if not self.ranks.decided((shared / own.name).exists):
+                    self._train(pretext, network, shared)
+                if self.ranks.first:
+                    folder.write_atomically(own, lambda partial: shutil.copy(shared / own.name, partial))
+            self.ranks.decided(lambda: None)  # nobody opens a file that is being written
+        self._weights = load_file(own)
+
+    def give(self, module: LightningModule) -> None:
+        """Have the networks of a module begin with the weights, where there are any yet."""
+        if self._weights is not None:
+            for network in _networks(module):
+                network.load_state_dict({**network.state_dict(), **self._weights})
+
+    def refuse_broken(self, module: LightningModule) -> None:
+        """Raises ValueError where a module has no network of ours, or several of different kinds."""
+        if self.settings.pretext is None:
+            return
+        shapes = [{name: each.shape for name, each in _below(network).items()} for network in _networks(module)]
+        if not shapes or any(each != shapes[0] for each in shapes):
+            what = "networks of several kinds" if shapes else "no network of deepal.nn by itself"
+            raise ValueError(
+                f"pretext={self.settings.pretext!r} trains the backbone of all cycles, and {type(module).__name__} has "
+                f"{what}; leave pretext out, or take Classifier."
+            )
+
+    def _network(self, pretext: Pretext) -> Network:
+        """A network to train, drawn with coins of its own."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(pretext.seed)
+            first = next(_networks(self._draw()))
+        return deepcopy(first).requires_grad_(True).train()
+
+    def _key(self, pretext: Pretext, network: Network) -> str:
+        """A hash of all that the weights come from."""
+        data, positions = self.settings.data, self.settings.data.begun_positions
+        hashed = blake2b(repr(network).encode(), digest_size=16)
+        for name, each in network.state_dict().items():
+            hashed.update(name.encode() + each.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        stamps = data.stamps("train", positions)
+        for each in (torch.tensor(positions), stamps):
+            hashed.update(each.numpy().tobytes())
+        return fingerprint.digest([fingerprint.describe(pretext), data.identity(), hashed.hexdigest()])
+
+    def _is_held(self, held: ExitStack, shared: Path) -> bool:
+        """Hold a folder of weights, or have waited a while for another run that trains them."""
+        try:
+            held.enter_context(folder.held(shared, _PATIENCE))
+            return True
+        except folder.FolderHeldError:
+            return False
+
+    def _train(self, pretext: Pretext, network: Network, shared: Path) -> None:
+        """Train a network, and keep its weights in this folder."""
+        data = self.settings.data
+        assert data.task
+        module = Pretrained(network, pretext, data.task)
+        options = {name: value for name, value in self.settings.trainer.items() if name not in _OURS}
+        resumable = ResumableFit(shared / "fit.ckpt", pretext.seed, of=shared.name, started=lambda epoch: None)
+        progress = StepProgress(lambda steps: self.watchers.tell("advance", steps))
+        trainer = fresh.make_trainer(
+            {**options, "max_steps": pretext.steps}, self.files.path, shared / "curves", [resumable, progress]
+        )
+        self.watchers.tell("phase", 0, "pretrain", pretext.steps)
+        loader = data.pretext_dataloader(pretext.batch_size, min(_EPOCH, pretext.steps), pretext.seed)
+        with self.ranks.on_its_own(), interruptible():
+            trainer.fit(module, loader)
+        self.ranks.align(module)
+        if self.ranks.first:
+            kept = {name: each.detach().cpu().contiguous() for name, each in _below(network).items()}
+            folder.write_atomically(shared / self.files.pretrained.name, lambda partial: save_file(kept, partial))
+            (shared / "fit.ckpt").unlink(missing_ok=True)
+
+
+def _networks(module: nn.Module) -> Iterator[Network]:
+    """Networks in a module, those apart that are parts of others; of frozen ones what gives the features."""
+    if isinstance(module, Network):
+        yield module.trunk if isinstance(module, Frozen) else module
+        return
+    for child in module.children() if isinstance(module, nn.Module) else ():
+        yield from _networks(child)
+
+
+def _below(network: Network) -> dict[str, Tensor]:
+    """All of its weights but those of the last layer."""
+    head = {id(each) for each in network.head.state_dict(keep_vars=True).values()}
+    return {name: each for name, each in network.state_dict(keep_vars=True).items() if id(each) not in head}

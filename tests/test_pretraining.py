@@ -1,0 +1,215 @@
+"""Pretext tasks: trained once, before the first label, for all cycles and all runs that would train the same."""
+
+import signal
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from deepal import pretraining
+from deepal.augmentation import ColorJitter, RandomResizedCrop
+from deepal.data import Balanced, Digits, ImageFolder
+from deepal.ledger import Ledger
+from deepal.modules import Adapter, Classifier, Ensemble, FixMatch, Rotation, SimCLR
+from deepal.modules.self_supervised import Pretrained
+from deepal.nn import MLP, GalCNN
+from deepal.strategies import BADGE, Margin, Random
+from deepal.study import Study
+from deepal.task import Task
+from tests import own, runs
+from tests.runs import Outcome, digits, in_process
+
+SHORT = SimCLR(steps=20, batch_size=32)
+
+
+def kept(learner):
+    return load_file(learner.folder / "pretrained.safetensors")
+
+
+def test_each_image_is_turned_to_all_four_sides():
+    task, seen = Task((1, 8, 8), ("a", "b"), (0.5,), (0.25,)), []
+
+    class Watched(MLP):
+        def forward_features(self, images):
+            seen.append(images)
+            return super().forward_features(images)
+
+    network, images = Watched((1, 8, 8), 2), torch.rand(3, 1, 8, 8)
+    head = Rotation().head(128)
+    loss = Rotation().loss(network.eval(), head, images, task)
+    expected = torch.stack([torch.rot90(image, times, (-2, -1)) for times in range(4) for image in images])
+    assert torch.allclose(seen[0], task.normalize(expected))
+    with torch.no_grad():
+        logs = torch.log_softmax(head(network.forward_features(seen[0])), 1)
+    assert float(loss.detach()) == pytest.approx(-sum(float(logs[row, row // 3]) for row in range(12)) / 12, rel=1e-5)
+    with pytest.raises(ValueError, match="turns square images"):
+        Rotation().loss(network, head, torch.rand(2, 1, 8, 9), task)
+
+
+@pytest.mark.parametrize("change", [RandomResizedCrop(), ColorJitter()])
+def test_views_stay_within_the_scale_and_differ(change):
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 16, 16).expand(64, -1, -1, -1)
+    views = change(images)
+    assert views.shape == images.shape
+    assert 0 <= views.min() <= views.max() <= 1
+    assert len(views.flatten(1).unique(dim=0)) > 50
+
+
+def test_a_crop_shows_a_part_of_the_image_alone():
+    """Every place of a ramp comes from within it, and the widths are what they are to be."""
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 64).expand(2000, 1, 64, 64)
+    views = RandomResizedCrop(0.25, 1.0)(ramp)[:, 0]
+    widths = (views[:, :, -2] - views[:, :, 1]).mean(1) * 63 / 61
+    assert 0.49 < widths.min() < 0.53
+    assert 0.97 < widths.max() <= 1.01
+    assert float(widths.square().mean()) == pytest.approx((0.25 + 1) / 2, abs=0.02), "areas are evenly drawn"
+
+
+def test_every_cycle_begins_with_what_was_learned_before_the_first_label(tmp_path, monkeypatch):
+    begun, fit = [], Classifier.on_train_epoch_start
+
+    def watched(self):
+        if self.trainer.current_epoch == 0:
+            begun.append({name: each.clone() for name, each in self.network.state_dict().items()})
+        return fit(self)
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_start", watched)
+    learner = digits(tmp_path, strategy=BADGE(), pretext=SHORT, budget=40)
+    learner.run()
+    weights = kept(learner)
+    assert {name for name in begun[0] if "head" not in name} == set(weights)
+    for each in begun:
+        assert all(torch.equal(each[name], weight) for name, weight in weights.items())
+    assert not torch.equal(begun[0]["head.weight"], begun[1]["head.weight"]), "the last layer is drawn anew"
+    plain = digits(tmp_path / "plain", strategy=BADGE(), budget=40)
+    plain.run()
+    assert Outcome.of(plain).weights != Outcome.of(learner).weights
+
+
+def test_images_come_without_labels_and_all_of_them(tmp_path, monkeypatch):
+    seen, step = [], Pretrained.training_step
+
+    def watched(self, batch, batch_idx):
+        seen.append(batch)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretrained, "training_step", watched)
+    learner = digits(tmp_path, pretext=SimCLR(steps=60, batch_size=64), budget=20)
+    learner.run()
+    assert all(set(each) == {"input", "position"} for each in seen)
+    positions = {*torch.cat([each["position"] for each in seen]).tolist()}
+    assert positions == {*learner.data.candidates, *learner.data.validation_positions}
+    assert len(seen) == 60
+
+
+def test_it_is_trained_once_for_all_runs_that_would_train_the_same(tmp_path, monkeypatch):
+    trained, train = [], pretraining.Pretraining._train
+
+    def watched(self, pretext, network, shared):
+        trained.append(shared)
+        train(self, pretext, network, shared)
+
+    monkeypatch.setattr(pretraining.Pretraining, "_train", watched)
+    study = Study(
+        strategies=[Random(), Margin()], modules=[Classifier], data=[Digits(epoch_steps=10)], seeds=2, pretext=SHORT,
+        trainer=runs.STEPS, budget=30, query_size=10, root=tmp_path,
+    )  # fmt: skip
+    study.run()
+    assert len(trained) == 1
+    every = [kept(each) for each in study.runs.values()]
+    assert all(torch.equal(each[name], weight) for each in every for name, weight in every[0].items())
+    for changes in (
+        {"pretext": SimCLR(steps=21, batch_size=32)}, {"pretext": SimCLR(steps=20, batch_size=32, seed=1)},
+        {"module": partial(Classifier, partial(MLP, hidden=[32]))}, {"data": Digits(epoch_steps=10, pool_size=500)},
+    ):  # fmt: skip
+        digits(tmp_path / "study", **{"pretext": SHORT, "budget": 20, **changes}).run()
+    assert len(set(trained)) == 5, "another task, seed, network or pool is another one"
+    digits(tmp_path / "study", pretext=SHORT, budget=20, trainer={"max_steps": 5}).run()
+    assert len(trained) == 5, "how the cycles train is not"
+
+
+@pytest.mark.parametrize("turns", [(75, 90), (130, 40)])
+def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path, turns):
+    """Also where it was killed in the midst of a fit that came after."""
+    pretext = SimCLR(steps=150, batch_size=16)
+    changes = {"strategy": Margin(), "pretext": pretext, "budget": 30}
+    whole = digits(tmp_path / "whole", **changes)
+    whole.run()
+    for turn in turns:
+        process = in_process(run_and_die, tmp_path / "killed", turn, changes)
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL
+    again = digits(tmp_path / "killed", **changes)
+    again.run()
+    assert Outcome.of(again) == Outcome.of(whole)
+    assert all(torch.equal(kept(again)[name], each) for name, each in kept(whole).items())
+
+
+def run_and_die(root, turn, changes):
+    runs.kill_at(Pretrained, "training_step", turn)
+    digits(root, **changes).run()
+
+
+def test_a_run_keeps_its_own_copy(tmp_path):
+    """It goes on from that, whatever becomes of the shared one."""
+
+    def made(root, budget):
+        return digits(root, strategy=Margin(), pretext=SHORT, budget=budget, data=Digits(epoch_steps=10, validation=0))
+
+    made(tmp_path, 30).run()
+    for file in (tmp_path / ".pretrained").rglob("*.safetensors"):
+        file.unlink()
+    grown, whole = made(tmp_path, 50), made(tmp_path / "whole", 50)
+    for learner in (grown, whole):
+        learner.run()
+    assert not list((tmp_path / ".pretrained").rglob("*.safetensors"))
+    assert Outcome.of(grown) == Outcome.of(whole)
+
+
+@pytest.mark.parametrize(
+    "module", [partial(Classifier, frozen=True), FixMatch, partial(Ensemble, partial(Classifier, GalCNN), 2)]
+)
+def test_other_modules_begin_with_it_too(tmp_path, module):
+    learner = digits(tmp_path, strategy=Margin(), module=module, pretext=SHORT, budget=30, trainer={"max_steps": 5})
+    assert [each.labels for each in learner.run()] == [20, 30]
+
+
+def test_frozen_features_that_were_learned_are_better_than_drawn_ones(tmp_path):
+    """On real scans: forty labels, a linear layer."""
+    accuracy = {}
+    for name, pretext in {
+        "drawn": None, "SimCLR": SimCLR((RandomResizedCrop(0.6), ColorJitter()), steps=300, batch_size=128),
+    }.items():  # fmt: skip
+        learner = digits(
+            tmp_path / name, module=partial(Classifier, partial(GalCNN), frozen=True), pretext=pretext,
+            initial=Balanced(4), budget=40, trainer={"max_steps": 300},
+        )  # fmt: skip
+        accuracy[name] = learner.run()[0].metrics["test/accuracy"]
+    assert accuracy["SimCLR"] > accuracy["drawn"] + 0.03, accuracy
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path):
+    scans, names = own.scans(120)
+    files = own.png_folder(tmp_path / "images", scans, names)
+    for file in files[::20]:
+        own.truncate(tmp_path / "images" / file)
+    data = ImageFolder(root=tmp_path / "images", image_size=28, validation=0, epoch_steps=5, max_bad_fraction=0.2)
+    learner = digits(
+        tmp_path, strategy=Margin(), data=data, pretext=SimCLR(steps=8, batch_size=16), budget=30, trainer={"max_steps": 5}
+    )
+    assert [each.labels for each in learner.run()] == [20, 30]
+
+
+def test_what_cannot_be_pretrained_is_refused_before_anything_is_asked(tmp_path):
+    for module in (Ensemble, lambda: Adapter(torch.nn.Linear, head="weight")):
+        learner = digits(tmp_path, strategy=Random(), module=module, pretext=SHORT)
+        with pytest.raises(ValueError, match=r"pretext|module"):
+            learner.run()
+        assert not Ledger(learner.folder / "ledger.sqlite").asked(-1)
+    with pytest.raises(ValueError, match="pretext=SimCLR is a class"):
+        digits(tmp_path, pretext=SimCLR)
+    with pytest.raises(ValueError, match="at least one step"):
+        SimCLR(steps=0)
