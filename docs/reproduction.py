@@ -14,6 +14,7 @@ from sections.digits import COVERAGE_DIGITS, DIGITS, REPEATED_DIGITS
 from sections.dimensions import Dimensions
 from sections.few_labels import ON_DIGITS, ON_MNIST
 from sections.forgetting import Forgetting
+from sections.hybrids import HYBRIDS, FromUnlabeled
 from sections.mnist import BADGE, BATCHBALD, DBAL, REPEATED
 from sections.two_pools import DYNAMICS, LOSS_PREDICTION, MINIMAX, ONE_PASS, VARIATIONAL
 from sections.uncertainty import PartsOfUncertainty
@@ -42,6 +43,8 @@ SECTIONS: Sequence[Section] = [
     VARIATIONAL,
     ASKED,
     Forgetting(),
+    HYBRIDS,
+    FromUnlabeled(),
     ON_DIGITS,
     ON_MNIST,
     Dimensions(),

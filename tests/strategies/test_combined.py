@@ -14,15 +14,19 @@ from deepal.functional.geometry import directions
 from deepal.signals import NonFiniteError, Signals
 from deepal.strategies import (
     BADGE,
+    BALD,
     CAL,
+    EGL,
     Acquisition,
     Balanced,
     CoreSet,
     Entropy,
     KMeans,
+    LeastConfidence,
     Margin,
     Mixture,
     Partition,
+    Prefilter,
     Random,
     Schedule,
     Split,
@@ -263,3 +267,11 @@ def test_places_are_what_counting_finds(seed):
     ahead = (scores.unsqueeze(1) > scores).double().sum(1)
     level = (scores.unsqueeze(1) == scores).double().sum(1) - 1
     assert torch.allclose(ranking.places(scores), (ahead + level / 2) / 14)
+
+
+@given(seeds, st.integers(1, 12), st.sampled_from([None, 12, 40, 60]))
+def test_a_short_list_by_a_strategy_that_the_same_one_chooses_from_is_that_strategy(seed, query_size, keep):
+    """Where its choice of few is the beginning of its choice of many, and no coins decide."""
+    of = view(pool=60, seed=seed)
+    for strategy in (Margin(), Entropy(), LeastConfidence(), BALD(), EGL(), CoreSet()):
+        assert rows(Prefilter(by=strategy, then=strategy, keep=keep), of, query_size) == rows(strategy, of, query_size)
