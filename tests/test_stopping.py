@@ -180,7 +180,7 @@ def test_what_it_measures_is_what_it_says(tmp_path):
     assert results[0].metrics["pool/uncertainty"] == pytest.approx(float(entropy), rel=1e-5)
 
 
-@pytest.mark.parametrize("rule", [OverallUncertainty(1.5), StablePredictions(0.3, 2), TargetMetric(0.5), NoImprovement(1)])
+@pytest.mark.parametrize("rule", [OverallUncertainty(2.0), StablePredictions(0.3, 2), TargetMetric(0.5), NoImprovement(1)])
 def test_a_killed_run_stops_where_it_would_have(tmp_path, rule):
     changes = {"strategy": Entropy(), "budget": 100, "stop": [rule]}
     whole = digits(tmp_path / "whole", data=Digits(**DATA), **changes)
