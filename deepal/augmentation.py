@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import pi
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms.v2.functional import autocontrast, equalize
+from torchvision.transforms.v2.functional import equalize
 
 
 class Augmentation(ABC):
@@ -108,7 +109,7 @@ class RandomResizedCrop(Augmentation):
         along, down = ((side * each).clamp_max(1) for each in (ratio.sqrt(), 1 / ratio.sqrt()))
         shifts = ((2 * middle - 1) * (1 - size) for middle, size in zip(middles, (along, down), strict=True))
         zero = torch.zeros_like(side)
-        return _moved(images, [[along, zero, next(shifts)], [zero, down, next(shifts)]])
+        return _moved(images, [[along, zero, next(shifts)], [zero, down, next(shifts)]], rim="border")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,29 @@ class ColorJitter(Augmentation):
         images = _blended(images, torch.zeros_like(images), factors[0])
         images = _blended(images, _gray(images).mean((-2, -1), keepdim=True), factors[1])
         return _blended(images, _gray(images), factors[2])
+
+
+def refuse_others(by: str, name: str, given: Any) -> None:
+    """Raises ValueError for what is no list of augmentations. Args: by, name: whose option it is."""
+    if isinstance(given, Augmentation) or not isinstance(given, Sequence):
+        raise ValueError(f"{by}({name}={given!r}) must be a list of augmentations; write {name}=[{given!r}].")
+    for each in given:
+        if not isinstance(each, Augmentation):
+            cure = f"give what it makes: {each.__name__}()" if isinstance(each, type) else "see deepal.augmentation"
+            raise ValueError(f"{by}({name}=[...]) takes augmentations, and {each!r} is none; {cure}.")
+
+
+def refuse_images(by: str, images: Tensor) -> None:
+    """Raises ValueError for floats that are not within 0 and 1, which operations on brightness would make nothing of."""
+    if images.dtype != torch.uint8 and (images.amin() < -_ROUNDING or images.amax() > 1 + _ROUNDING):
+        raise ValueError(
+            f"{by} changes brightness and contrast, for which images are bytes, or floats within 0 and 1; these are from "
+            f"{float(images.amin()):.3g} to {float(images.amax()):.3g}. Give them as they are before they are normalised, "
+            f"which is done after that."
+        )
+
+
+_ROUNDING = 1e-3
 
 
 def augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> Tensor:
@@ -159,7 +183,9 @@ def _left_alone(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def _stretched(images: Tensor, strength: Tensor) -> Tensor:
-    return autocontrast(images)
+    """Each channel from 0 to 1, where it is not of one value."""
+    low, high = (find(images, (-2, -1), keepdim=True) for find in (torch.amin, torch.amax))
+    return torch.where(high > low, (images - low) / (high - low), images)
 
 
 def _equalized(images: Tensor, strength: Tensor) -> Tensor:
@@ -217,14 +243,19 @@ def _moved_down(images: Tensor, strength: Tensor) -> Tensor:
     return _moved(images, [[1.0, 0.0, 0.0], [0.0, 1.0, 1.2 * strength.view(-1) - 0.6]])
 
 
-def _moved(images: Tensor, matrix: Sequence[Sequence[Tensor | float]]) -> Tensor:
-    """By an affine map of places, whose numbers are those of each image (n,), or of all; zeros move in."""
+def _moved(images: Tensor, matrix: Sequence[Sequence[Tensor | float]], rim: str = "zeros") -> Tensor:
+    """By an affine map of places, in pixels but for shifts, which are in halves of a side.
+
+    Args: matrix: of numbers of each image (n,), or of all; rim: what moves in, zeros, or the border again.
+    """
     if not len(images):
         return images
+    height, width = images.shape[-2:]
     numbers = [torch.as_tensor(each, device=images.device).expand(len(images)) for row in matrix for each in row]
     maps = torch.stack(numbers, 1).unflatten(1, (2, 3)).to(images.dtype)
+    maps = maps * maps.new_tensor([[1, height / width, 1], [width / height, 1, 1]])  # a side is of length two there
     places = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, places, align_corners=False)
+    return functional.grid_sample(images, places, padding_mode=rim, align_corners=False)
 
 
 _OPERATIONS: Sequence[Callable[[Tensor, Tensor], Tensor]] = (

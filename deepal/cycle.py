@@ -20,6 +20,7 @@ from deepal.data.loading import Share
 from deepal.data.pool import Pool
 from deepal.features import Features
 from deepal.ledger import (
+    OF_VALIDATION,
     PSEUDO,
     PSEUDO_ACCURACY,
     PSEUDO_LABELS,
@@ -153,7 +154,11 @@ class Cycle:
         if module is not None and self.settings.stop and not turn.measured:
             metrics, watched = self._watched(turn, trainer, module, metrics, meter)
             if self.ranks.decided(lambda: self.books and self.books.reason_to_stop(self._result(turn, metrics, meter))):
+                if not turn.tests and not begun.is_given:  # the last model of a run is tested
+                    metrics = {**metrics, **self._tested(replace(turn, tests=True), trainer, module, meter)}
                 turn = replace(turn, query_size=0)
+        if not turn.query_size and module is not None and not begun.is_given and self.ranks.first:
+            weights.complete(module, self.files.weights(turn.cycle))  # it may be the last
         query = self._chosen(turn, trainer, module or self.fresh_module(turn.cycle), is_fitted, meter)
         query = replace(query, predictions={**query.predictions, **watched})
         contents = self.ranks.together(self.data.newly_read())
@@ -177,6 +182,9 @@ class Cycle:
             with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
                 choose(self.settings.strategy, view, 1, torch.Generator())
             view.pool[self.settings.strategy.needs.get("pool", ())]  # also what is read of a short list alone
+            around = Around(view.pool.positions, view.pool.positions, 0, lambda _: view.pool["probs"], Predictions())
+            for rule in self.settings.stop:
+                rule.measure(around)
         except NonFiniteError:
             return  # it is not trained yet
         pool = min(len(self.data.candidates), self.settings.pool_subset or len(self.data.candidates))
@@ -214,7 +222,8 @@ class Cycle:
                 self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(begun.trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
                     if self.settings.stacked:
-                        stacked.fit_together([self.in_stack(begun)])
+                        for error in stacked.fit_together([self.in_stack(begun)]).values():
+                            raise error
                     else:
                         fitting.fit(begun.trainer, begun.module, self.data, self.settings.trainer)
                 self.ranks.align(begun.module)
@@ -237,9 +246,8 @@ class Cycle:
                 folder.write_atomically(
                     self.files.recorded(turn.cycle), lambda partial: save_file(dict(self._recorded), partial)
                 )
-            may_be_last = not turn.query_size or bool(self.settings.stop)
             notes = {"seconds": meter.seconds, "answers": self.data.pool.digest()}
-            weights.save(begun.module, self.files.weights(turn.cycle), notes, may_be_last)
+            weights.save(begun.module, self.files.weights(turn.cycle), notes, whole=not turn.query_size)
 
     def _tested(self, turn: Turn, trainer: Trainer, module: LightningModule, meter: Meter) -> Mapping[str, float]:
         if turn.measured:
@@ -266,14 +274,18 @@ class Cycle:
             turn.watched,
         )
         with meter.phase("stop"):
-            if any(rule.validates for rule in rules) and self.data.validation_positions:
+            wanted = {rule.validated for rule in rules if rule.validated}
+            if wanted and self.data.validation_positions:
                 with self.ranks.on_its_own(), interruptible():
-                    metrics = {**metrics, **trainer.validate(module, datamodule=self.data, verbose=False)[0]}
+                    found = trainer.validate(module, datamodule=self.data, verbose=False)[0]
+                found = {OF_VALIDATION + name.removeprefix(OF_VALIDATION): value for name, value in found.items()}
+                preflight.refuse_unmeasured(wanted, found)
+                metrics = {**metrics, **found}
             for rule in rules:
-                found = rule.measure(around)
-                metrics = {**metrics, **found.metrics}
-                if found.predictions:
-                    kept[WATCHED] = found.predictions
+                measured = rule.measure(around)
+                metrics = {**metrics, **measured.metrics}
+                if measured.predictions:
+                    kept[WATCHED] = measured.predictions
         return metrics, kept
 
     def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, is_fitted: bool, meter: Meter) -> Query:

@@ -139,6 +139,8 @@ class Learner:
         Args: module: one that they have trained on what is labeled; it is not trained or tested here. None: train one.
         Returns positions in the data set, in the order to ask; none where the budget is spent.
         """
+        if module is not None:
+            preflight.refuse_to_train_next(self.strategy)
         with self.taken_up(alone="ask") as (cycle, books, _):
             assert books
             while not books.ledger.unanswered() and (turn := books.next_turn()) and turn.query_size:
@@ -218,7 +220,9 @@ class Learner:
         module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
         alone.features.refuse_broken()
-        alone.pretraining.refuse_broken(module)
+        books.read(lambda: alone.pretraining.refuse_broken(module))
+        if hasattr(module, "refuse"):
+            books.read(lambda: module.refuse(self.data.raw(2)))
         grouped = self.data.groups([]) is not None
         recorders, batches = recorders_of(trainer), self.data.batches_an_epoch(self.budget)
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)

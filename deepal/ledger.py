@@ -327,6 +327,11 @@ class Ledger:
         """What a cycle asked, in order."""
         return self._positions("SELECT position FROM queries WHERE cycle = ? ORDER BY rank", cycle)
 
+    def asked_before(self, cycle: int) -> int:
+        """The last cycle before this one that asked anything."""
+        found = self._db.execute("SELECT max(cycle) FROM queries WHERE cycle < ?", (cycle,)).fetchone()[0]
+        return INITIAL if found is None else found
+
     def result(self, cycle: int) -> Result | None:
         """What a cycle measured; None where it has not."""
         return next((each for each in self.results() if each.cycle == cycle), None)

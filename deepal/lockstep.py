@@ -1,5 +1,6 @@
 """Runs of a study side by side, cycle by cycle, so that their fits are one stack (`deepal.stacked`)."""
 
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,35 +14,51 @@ from deepal.cycle import Begun, Cycle
 from deepal.data.images import UnreadableError
 from deepal.learner import Learner
 from deepal.leases import Leases
-from deepal.workers import Work, end, failure_kept
+from deepal.workers import LOOKS, Work, end, failure_kept
 
 
 def carry_out_together(study: Work, session: str) -> None:
     """Do the runs of a study that nobody else is doing, side by side. Args: as for `workers.carry_out`."""
-    own, copied = Leases(), set[int]()
-    with ExitStack() as held:
-        runs = []
-        for folder in study.left(session):
-            if held.enter_context(own.held(folder)) and study.is_left(folder, session):
-                runs.append(Side(study.runs[folder], folder, session))
-        with ExitStack() as open_runs:  # to its end: each puts back what it found when it was taken up
-            for run in runs:
-                run.take_up(open_runs, copied)
-            while at_work := [run for run in runs if run.begin()]:
-                _fit([run for run in at_work if run.begun.waits_for_fit])
-                for run in at_work:
-                    run.finish()
+    _allow_open_files()
+    own = Leases()
+    while True:
+        with ExitStack() as held:
+            mine = [folder for folder in study.left(session) if held.enter_context(own.held(folder))]
+            runs = [Side(study.runs[folder], folder, session) for folder in mine if study.is_left(folder, session)]
+            _carry_out(runs)
+        if not runs:
+            if not any(own.is_undecided(each) for each in study.left(session)):
+                return
+            time.sleep(LOOKS)  # until it beats, or has run out
+
+
+def _carry_out(runs: Sequence["Side"]) -> None:
+    copied = set[int]()
+    with ExitStack() as open_runs:  # to its end: each puts back what it found when it was taken up
         for run in runs:
-            run.end()
+            run.take_up(open_runs, copied)
+        while at_work := [run for run in runs if run.begin()]:
+            _fit([run for run in at_work if run.begun.waits_for_fit])
+            for run in at_work:
+                run.finish()
+    for run in runs:
+        run.end()
 
 
 def _fit(runs: Sequence["Side"]) -> None:
     """Train the modules of these runs."""
     wall, cpu = time.perf_counter(), time.process_time()
-    stacked.fit_together([run.cycle.in_stack(run.begun) for run in runs if run.turn.pool.labeled])
+    labeled = [run for run in runs if run.turn.pool.labeled]
+    failed = stacked.fit_together([run.cycle.in_stack(run.begun) for run in labeled])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     for run in runs:
-        run.keep(wall / len(runs), cpu / len(runs))
+        run.keep(wall / len(runs), cpu / len(runs), failed.get(labeled.index(run)) if run in labeled else None)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: a run holds four."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Side:
@@ -86,9 +103,11 @@ class Side:
                     self.books.set_aside(error)  # and the same cycle again, without them
         return False
 
-    def keep(self, seconds: float, cpu: float) -> None:
-        """Keep what was trained. Args: seconds, cpu: this run's part of what that took."""
+    def keep(self, seconds: float, cpu: float, error: Exception | None) -> None:
+        """Keep what was trained. Args: seconds, cpu: this run's part of what that took; error: what has gone wrong."""
         with self._kept():
+            if error:
+                raise error
             self.begun.meter.seconds["fit"] = seconds
             self.begun.meter.seconds["cpu"] += cpu
             self.cycle.keep(self.turn, self.begun)

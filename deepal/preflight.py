@@ -4,7 +4,7 @@ import difflib
 import inspect
 import platform
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +24,6 @@ from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import voice_of
 from deepal.stopping import StoppingRule
-from deepal.strategies import PseudoLabels
 from deepal.strategies.base import Composed, QueryStrategy, Sizes
 
 OURS = (
@@ -139,7 +138,7 @@ def refuse_bad_needs(
     Args: probes: say what the module cannot; recorders: what only training knows; grouped: whether the data has groups;
         embedded: whether embeddings come from elsewhere.
     """
-    if any(isinstance(each, PseudoLabels) for each in _inside(strategy)):
+    if any(each.trains_next for each in _inside(strategy)):
         raise ValueError(
             f"{strategy!r} has PseudoLabels inside another strategy, where nobody trains on them; put it around the whole: "
             f"PseudoLabels(of=...)."
@@ -256,14 +255,31 @@ def refuse_blind_rules(rules: Sequence[StoppingRule], module: LightningModule, v
     """Raises ValueError for a rule for stopping that could never see what it reads. Args: validation: how many validation
     images there are."""
     for rule in rules:
-        if rule.validates and not validation:
+        if rule.validated and not validation:
             raise ValueError(
                 f"{rule!r} reads the validation set, and there is none; set data.validation to how many labels it may cost."
             )
-        if not rule.validates and not callable(getattr(voice_of(module), "probs", None)):
+        if rule.validated and not is_overridden("validation_step", module):
+            raise ValueError(
+                f"{rule!r} reads the validation set, and {type(module).__name__} has no validation_step; what that logs is "
+                f"read, by names that begin with val/."
+            )
+        if rule.reads_pool and not callable(getattr(voice_of(module), "probs", None)):
             raise ValueError(
                 f"{rule!r} reads probs, which {type(module).__name__} cannot say; give it a method probs(images)."
             )
+        if rule.reads_pool and sum(type(each) is type(rule) for each in rules) > 1:
+            raise ValueError(f"stop holds {type(rule).__name__} twice; have one of them.")
+
+
+def refuse_unmeasured(wanted: Iterable[str], found: Iterable[str]) -> None:
+    """Raises ValueError where rules for stopping read a metric that the validation set does not give. Args: found: what it
+    gives."""
+    for metric in sorted({*wanted} - {*found}):
+        raise ValueError(
+            f"a rule for stopping reads {metric}, which is not measured; measured are {', '.join(sorted(found))}. Give the "
+            f"same command with one of these: nothing is lost."
+        )
 
 
 def refuse_too_few(data: ActiveDataModule, processes: int) -> None:
@@ -284,6 +300,15 @@ def refuse_unsynced(metrics: Sequence[Mapping[str, float]]) -> None:
                 f"{name} is {', '.join(map(str, others))} in {len(metrics)} processes, each of which tests its share; "
                 f"log it with sync_dist=True, or as a metric of torchmetrics."
             )
+
+
+def refuse_to_train_next(strategy: QueryStrategy) -> None:
+    """Raises ValueError where a strategy wants the next model trained on something, and that is somebody else's."""
+    if strategy.trains_next:
+        raise ValueError(
+            f"ask(module) chooses by a module of yours, and {strategy!r} has the next one trained on pseudo-labels, which "
+            f"yours knows nothing of; take the strategy that is inside, or ask() without a module."
+        )
 
 
 def refuse_several_processes(method: str, processes: int) -> None:

@@ -28,7 +28,18 @@ log = logging.getLogger(__name__)
 
 _EPOCH = 100  # steps, between which a killed pretraining is taken up
 _PATIENCE = 20.0  # seconds, after which those who wait with it hear that it still does
-_OURS = ("callbacks", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")  # options of the fits of cycles
+_MACHINE = (
+    "accelerator",
+    "benchmark",
+    "deterministic",
+    "devices",
+    "num_nodes",
+    "plugins",
+    "precision",
+    "strategy",
+    "sync_batchnorm",
+)
+"""Options of a Trainer that pretraining has too; others are of the fits of cycles."""
 
 
 class Settings(Protocol):
@@ -81,7 +92,8 @@ class Pretraining:
                 network.load_state_dict({**network.state_dict(), **self._weights})
 
     def refuse_broken(self, module: LightningModule) -> None:
-        """Raises ValueError where a module has no network of ours, or several of different kinds."""
+        """Raises ValueError where a module has no network of ours, or several of different kinds, and for images of which
+        the task cannot be asked."""
         if self.settings.pretext is None:
             return
         shapes = [{name: each.shape for name, each in _below(network).items()} for network in _networks(module)]
@@ -91,6 +103,7 @@ class Pretraining:
                 f"pretext={self.settings.pretext!r} trains the backbone of all cycles, and {type(module).__name__} has "
                 f"{what}; leave pretext out, or take Classifier."
             )
+        self.settings.pretext.refuse(self.settings.data.raw(2))
 
     def _network(self, pretext: Pretext) -> Network:
         """A network to train, drawn with coins of its own."""
@@ -101,14 +114,16 @@ class Pretraining:
 
     def _key(self, pretext: Pretext, network: Network) -> str:
         """A hash of all that the weights come from."""
-        data, positions = self.settings.data, self.settings.data.begun_positions
+        data, positions, options = self.settings.data, self.settings.data.begun_positions, self.settings.trainer
         hashed = blake2b(repr(network).encode(), digest_size=16)
         for name, each in network.state_dict().items():
             hashed.update(name.encode() + each.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         stamps = data.stamps("train", positions)
         for each in (torch.tensor(positions), stamps):
             hashed.update(each.numpy().tobytes())
-        return fingerprint.digest([fingerprint.describe(pretext), data.identity(), hashed.hexdigest()])
+        arithmetic = [options.get(name) for name in ("precision", "sync_batchnorm")], self.ranks.processes
+        of = (pretext, data.task, data.identity(), hashed.hexdigest(), arithmetic)
+        return fingerprint.digest(fingerprint.describe(of))
 
     def _is_held(self, held: ExitStack, shared: Path) -> bool:
         """Hold a folder of weights, or have waited a while for another run that trains them."""
@@ -123,7 +138,7 @@ class Pretraining:
         data = self.settings.data
         assert data.task
         module = Pretrained(network, pretext, data.task)
-        options = {name: value for name, value in self.settings.trainer.items() if name not in _OURS}
+        options = {name: value for name, value in self.settings.trainer.items() if name in _MACHINE}
         resumable = ResumableFit(shared / "fit.ckpt", pretext.seed, of=shared.name, started=lambda epoch: None)
         progress = StepProgress(lambda steps: self.watchers.tell("advance", steps))
         trainer = fresh.make_trainer(

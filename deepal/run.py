@@ -130,7 +130,7 @@ class Run:
 
     def pool(self, candidates: Sequence[int], number: Callable[[str], Any], cycle: int) -> Pool:
         """The pool as it was before this cycle: labeled is what was answered; what gave no label is set aside; and what the
-        last cycle has left to train on besides.
+        last cycle that asked has left to train on besides.
 
         Args: candidates: that can be read; number: what is trained on where a label was answered; cycle: this one.
         """
@@ -141,7 +141,7 @@ class Run:
             pool.label([each.position for each in labeled], [number(str(each.label)) for each in labeled], of_cycle)
         pool.set_aside([answer.position for _, answer in answers if answer.status != "labeled"])
         pool.set_aside([position for position in self.ledger.unanswered() if position in readable])
-        pool.pseudo_label(*self.ledger.predictions(cycle - 1, PSEUDO_LABELS))
+        pool.pseudo_label(*self.ledger.predictions(self.ledger.asked_before(cycle), PSEUDO_LABELS))
         return pool
 
     # What people look for in the folder

@@ -54,25 +54,43 @@ def why_not(module: LightningModule, options: Mapping[str, Any]) -> str | None:
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     if type(optimizer) not in BY_NUMBER:
         return f"is for optimizers that look at each number by itself, and {type(optimizer).__name__} does not"
+    if options.get("max_steps", -1) <= 0 and (options.get("max_epochs") or -1) <= 0:
+        return "needs an end: give trainer.max_steps or trainer.max_epochs"
     for name in sorted({*options} - _HARMLESS):
         return f"trains without Lightning's loop, which trainer.{name} is for; leave it out"
     return None
 
 
-def fit_together(fits: Sequence[Fit]) -> None:
+def fit_together(fits: Sequence[Fit]) -> dict[int, Exception]:
     """Train modules for which `why_not` has nothing to say, those at once that can be: of one shape and one recipe, with as
-    many images in batches of the same sizes."""
-    alike: dict[Any, list[tuple[Fit, Sequence[Tensor]]]] = defaultdict(list)
-    for fit in fits:
-        fit.data.trainer = fit.trainer
-        loader = fit.data.train_dataloader()
-        order = list(islice(_rows(loader), _steps(fit.trainer, len(loader))))
-        shape = tuple(tuple(each.shape) for each in fit.module.network.parameters())
-        recipe = fingerprint.digest(fingerprint.describe([fit.module.optimizer, fit.module.scheduler]))
-        sizes = tuple(map(len, order))
-        alike[shape, recipe, fit.module.weight_penalty, len(loader.dataset), sizes].append((fit, order))
-    for group in alike.values():
-        _fit([fit for fit, _ in group], [order for _, order in group])
+    many images in batches of the same sizes.
+
+    Returns what has gone wrong, by place; where a stack cannot be trained, its heads are, one by one.
+    """
+    alike: dict[Any, list[int]] = defaultdict(list)
+    orders, failed = {}, {}
+    for number, fit in enumerate(fits):
+        try:
+            fit.data.trainer = fit.trainer
+            loader = fit.data.train_dataloader()
+            orders[number] = list(islice(_rows(loader), _steps(fit.trainer, len(loader))))
+            shape = tuple(tuple(each.shape) for each in fit.module.network.parameters())
+            recipe = fingerprint.digest(fingerprint.describe([fit.module.optimizer, fit.module.scheduler]))
+            sizes = tuple(map(len, orders[number]))
+            alike[shape, recipe, fit.module.weight_penalty, len(loader.dataset), sizes].append(number)
+        except Exception as error:
+            failed[number] = error
+    waiting = list(alike.values())
+    while waiting:
+        group = waiting.pop(0)
+        try:
+            _fit([fits[number] for number in group], [orders[number] for number in group])
+        except Exception as error:
+            if len(group) == 1:
+                failed[group[0]] = error
+            else:
+                waiting += [[number] for number in group]
+    return failed
 
 
 def _fit(fits: Sequence[Fit], orders: Sequence[Sequence[Tensor]]) -> None:
@@ -89,9 +107,7 @@ def _fit(fits: Sequence[Fit], orders: Sequence[Sequence[Tensor]]) -> None:
     for batches in zip(*orders, strict=True):
         rows = (torch.stack(batches) + first).to(device)
         own = features.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        loss = (
-            functional.cross_entropy(heads(own), targets[rows], reduction="sum") / rows.shape[1]
-        )  # the sum of their means
+        loss = functional.cross_entropy(heads(own), targets[rows], reduction="sum") / rows.shape[1]  # a sum of means
         loss = loss + modules[0].penalty(heads.hidden_weights(), images)
         optimizer.zero_grad()
         loss.backward()

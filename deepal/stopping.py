@@ -4,6 +4,7 @@ images, and decide by the ledger alone."""
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,10 +47,13 @@ class Measured(NamedTuple):
 class StoppingRule(ABC):
     """Says when a run has labels enough. A subclass is a frozen dataclass."""
 
+    reads_pool = False
+    """Whether it reads what is predicted of images (`measure`)."""
+
     @property
-    def validates(self) -> bool:
-        """Whether it reads metrics of the validation set."""
-        return False
+    def validated(self) -> str | None:
+        """The metric of the validation set that it reads, where it does."""
+        return None
 
     def measure(self, around: Around) -> Measured:
         """What it has to know of the model of a cycle, besides."""
@@ -73,8 +77,8 @@ class TargetMetric(StoppingRule):
         _refuse(self, self.metric, self.mode)
 
     @property
-    def validates(self) -> bool:
-        return True
+    def validated(self) -> str:
+        return self.metric
 
     def reason(self, results: Sequence[Result]) -> str | None:
         (found,) = _values(results[-1:], self.metric)
@@ -99,8 +103,8 @@ class NoImprovement(StoppingRule):
             raise ValueError(f"{self!r} needs one cycle at least, and a difference that is not negative.")
 
     @property
-    def validates(self) -> bool:
-        return True
+    def validated(self) -> str:
+        return self.metric
 
     def reason(self, results: Sequence[Result]) -> str | None:
         sign = 1 if self.mode == "max" else -1
@@ -120,6 +124,7 @@ class OverallUncertainty(StoppingRule):
 
     below: float = 0.01
     size: int = 10_000
+    reads_pool = True
 
     def __post_init__(self) -> None:
         if self.below < 0 or self.size < 1:
@@ -149,6 +154,7 @@ class StablePredictions(StoppingRule):
     kappa: float = 0.99
     window: int = 3
     size: int = 2000
+    reads_pool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.kappa <= 1 or self.window < 1 or self.size < 1:
@@ -156,7 +162,13 @@ class StablePredictions(StoppingRule):
 
     def measure(self, around: Around) -> Measured:
         watched = _some(around.first, self.size, seeds.derive(around.seed, "watched")).sort().values
-        predicted = around.probs(watched).argmax(-1)
+        probs = around.probs(watched)
+        if probs.ndim != 2:
+            raise ValueError(
+                f"{self!r} compares one class an image, and this module says probs of shape "
+                f"(images, {', '.join(map(str, probs.shape[1:]))}); OverallUncertainty takes any."
+            )
+        predicted = probs.argmax(-1)
         known = dict(zip(*around.before, strict=True))
         both = [row for row, position in enumerate(watched.tolist()) if position in known]
         then = torch.tensor([known[int(watched[row])] for row in both])
@@ -181,7 +193,9 @@ def _some(positions: Tensor, size: int, seed: int) -> Tensor:
 
 
 def _values(results: Sequence[Result], metric: str) -> list[float | None]:
-    return [each.metrics.get(metric) for each in results]
+    """Of each cycle; None where that is no number, as when a training has diverged."""
+    found = [each.metrics.get(metric) for each in results]
+    return [value if value is not None and isfinite(value) else None for value in found]
 
 
 def _refuse(rule: StoppingRule, metric: str, mode: str) -> None:

@@ -61,6 +61,18 @@ def load_into(module: nn.Module, path: Path) -> None:
     module.load_state_dict(state)
 
 
+def complete(module: nn.Module, path: Path) -> None:
+    """Write a file of weights again with the networks that frozen features come from, where it is without."""
+    if not _has_trunks(module, path):
+        known = notes(path)
+        save(module, path, {name: known[name] for name in known if name not in ("module", "task")})
+
+
+def _has_trunks(module: nn.Module, path: Path) -> bool:
+    with safe_open(path, framework="pt") as file:
+        return _of_trunks(module).keys() <= set(file.keys())
+
+
 def _of_trunks(module: nn.Module) -> dict[str, Tensor]:
     """The weights of the networks that frozen features come from, each once."""
     trunks = {
@@ -100,6 +112,11 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     if module is None:
         module = _build(described["module"])()
         module.configure_network(Task.from_json(described["task"]))
+    if not _has_trunks(module, file):
+        raise ValueError(
+            f"{file} holds what was trained, and not the network that gives the features, which the last model alone has; "
+            f"run its run to its end."
+        )
     load_into(module, file)
     return module.eval()
 

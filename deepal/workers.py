@@ -26,7 +26,7 @@ from deepal.leases import Leases
 log = logging.getLogger(__name__)
 FAILURE = "failure.{}.txt"
 """In the folder of a run: why it failed, in this session."""
-_LOOKS = 2.0  # seconds between two looks at who is at work elsewhere
+LOOKS = 2.0  # seconds between two looks at who is at work elsewhere
 _DEATHS = 2  # of workers over one run, until it is left alone
 
 
@@ -62,7 +62,7 @@ def carry_out(study: Work, session: str, ends_with: int | None = None) -> None:
                     _try(study.runs[folder], folder, session)
                     wait_for_more = True
         if not wait_for_more and any(own.is_undecided(each) for each in study.left(session)):
-            time.sleep(_LOOKS)  # until it beats, or has run out
+            time.sleep(LOOKS)  # until it beats, or has run out
             wait_for_more = True
 
 
@@ -123,7 +123,7 @@ def supervise(study: Work, session: str, workers: int) -> None:
             if not running:
                 if not any(own.is_undecided(each) for each in left):
                     return
-                time.sleep(_LOOKS)
+                time.sleep(LOOKS)
                 continue
             wait([each.sentinel for each in running.values()], timeout=5)
     finally:

@@ -11,10 +11,10 @@ from deepal import augmentation
 from deepal.augmentation import Cutout, RandAugment, RandomCrop, RandomFlip
 
 
-def pictures(count=6, channels=3, size=16):
+def pictures(count=6, channels=3, height=16, width=16):
     coins = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, channels, size // 4, size // 4, generator=coins)
-    return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    coarse = torch.rand(count, channels, height // 4, width // 4, generator=coins)
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
 
 
 STRENGTHS = torch.tensor([0.0, 0.2, 0.35, 0.5, 0.8, 0.99]).view(-1, 1, 1, 1)
@@ -33,7 +33,7 @@ def moved(image, **by):
     return peer.affine(image, **given, interpolation=InterpolationMode.BILINEAR)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "width"), [(1, 16), (3, 16), (1, 28), (3, 8)])
 @pytest.mark.parametrize(
     ("operation", "one"),
     [
@@ -51,8 +51,8 @@ def moved(image, **by):
         (augmentation._sheared_down, lambda image, strength: moved(image.mT, shear=[degrees(strength), 0.0]).mT),
     ],
 )
-def test_an_operation_on_a_batch_is_that_of_torchvision_on_each_image(operation, one, channels):
-    images = pictures(channels=channels)
+def test_an_operation_on_a_batch_is_that_of_torchvision_on_each_image(operation, one, channels, width):
+    images = pictures(channels=channels, width=width)
     expected = torch.stack([one(image, float(strength)) for image, strength in zip(images, STRENGTHS, strict=True)])
     assert torch.allclose(operation(images, STRENGTHS), expected, atol=2e-3)  # of weights of gray, and places
 
@@ -86,7 +86,7 @@ def test_an_image_is_moved_by_up_to_three_tenths():
 
 
 @pytest.mark.parametrize("change", [RandAugment(), RandAugment(3), Cutout(), RandomCrop(2), RandomFlip()])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_each_image_draws_for_itself_and_stays_within_the_scale(change, channels):
     torch.manual_seed(0)
     images = pictures(1, channels).expand(64, -1, -1, -1).contiguous()

@@ -9,15 +9,16 @@ from safetensors.torch import load_file
 
 from deepal import pretraining
 from deepal.augmentation import ColorJitter, RandomResizedCrop
-from deepal.data import Balanced, Digits, ImageFolder
+from deepal.data import AtRandom, Balanced, Digits, FromDatasets, ImageFolder
 from deepal.ledger import Ledger
 from deepal.modules import Adapter, Classifier, Ensemble, FixMatch, Rotation, SimCLR
 from deepal.modules.self_supervised import Pretrained
-from deepal.nn import MLP, GalCNN
+from deepal.nn import MLP, GalCNN, Torchvision
 from deepal.strategies import BADGE, Margin, Random
 from deepal.study import Study
 from deepal.task import Task
 from tests import own, runs
+from tests.modules.pools import Pictures
 from tests.runs import Outcome, digits, in_process
 
 SHORT = SimCLR(steps=20, batch_size=32)
@@ -43,8 +44,6 @@ def test_each_image_is_turned_to_all_four_sides():
     with torch.no_grad():
         logs = torch.log_softmax(head(network.forward_features(seen[0])), 1)
     assert float(loss.detach()) == pytest.approx(-sum(float(logs[row, row // 3]) for row in range(12)) / 12, rel=1e-5)
-    with pytest.raises(ValueError, match="turns square images"):
-        Rotation().loss(network, head, torch.rand(2, 1, 8, 9), task)
 
 
 @pytest.mark.parametrize("change", [RandomResizedCrop(), ColorJitter()])
@@ -65,6 +64,7 @@ def test_a_crop_shows_a_part_of_the_image_alone():
     widths = (views[:, :, -2] - views[:, :, 1]).mean(1) * 63 / 61
     assert 0.49 < widths.min() < 0.53
     assert 0.97 < widths.max() <= 1.01
+    assert RandomResizedCrop()(torch.ones(500, 1, 28, 28)).min() > 0.999, "nothing moves in from outside"
     assert float(widths.square().mean()) == pytest.approx((0.25 + 1) / 2, abs=0.02), "areas are evenly drawn"
 
 
@@ -124,16 +124,18 @@ def test_it_is_trained_once_for_all_runs_that_would_train_the_same(tmp_path, mon
     for changes in (
         {"pretext": SimCLR(steps=21, batch_size=32)}, {"pretext": SimCLR(steps=20, batch_size=32, seed=1)},
         {"module": partial(Classifier, partial(MLP, hidden=[32]))}, {"data": Digits(epoch_steps=10, pool_size=500)},
+        {"trainer": {"max_steps": 5, "precision": "bf16-mixed"}},
     ):  # fmt: skip
         digits(tmp_path / "study", **{"pretext": SHORT, "budget": 20, **changes}).run()
-    assert len(set(trained)) == 5, "another task, seed, network or pool is another one"
-    digits(tmp_path / "study", pretext=SHORT, budget=20, trainer={"max_steps": 5}).run()
-    assert len(trained) == 5, "how the cycles train is not"
+    assert len(set(trained)) == len(trained) == 6, "another task, seed, network, pool or precision is another one"
+    for options in ({"max_steps": 5}, {"max_steps": 5, "accumulate_grad_batches": 3, "gradient_clip_val": 1.0}):
+        digits(tmp_path / "study", pretext=SHORT, budget=20, trainer=options).run()
+    assert len(trained) == 6, "how the cycles train is not"
 
 
-@pytest.mark.parametrize("turns", [(75, 90), (130, 40)])
+@pytest.mark.parametrize("turns", [(75, 130), (130, 40)])
 def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path, turns):
-    """Also where it was killed in the midst of a fit that came after."""
+    """It is taken up at its hundredth step, or begun anew before."""
     pretext = SimCLR(steps=150, batch_size=16)
     changes = {"strategy": Margin(), "pretext": pretext, "budget": 30}
     whole = digits(tmp_path / "whole", **changes)
@@ -203,12 +205,49 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
     assert [each.labels for each in learner.run()] == [20, 30]
 
 
+def test_images_of_another_size_are_others_and_seeds_share(tmp_path, monkeypatch):
+    trained, train = [], pretraining.Pretraining._train
+
+    def watched(self, pretext, network, shared):
+        trained.append(shared)
+        train(self, pretext, network, shared)
+
+    monkeypatch.setattr(pretraining.Pretraining, "_train", watched)
+    scans, names = own.scans(120)
+    own.png_folder(tmp_path / "images", scans, names)
+    for size, seed in ((28, 0), (28, 1), (32, 0)):
+        data = ImageFolder(root=tmp_path / "images", image_size=size, validation=10, epoch_steps=2)
+        module = partial(Classifier, partial(Torchvision, name="mobilenet_v3_small"))
+        digits(
+            tmp_path / "runs", module=module, data=data, pretext=SimCLR(steps=2, batch_size=8), budget=20, seed=seed,
+            trainer={"max_steps": 2}, initial=AtRandom(20),
+        ).run()  # fmt: skip
+    assert len(trained) == 2
+
+
+def test_a_batch_most_of_which_cannot_be_read_does_not_hold_it_up(tmp_path):
+    scans, names = own.scans(120)
+    files = own.png_folder(tmp_path / "images", scans, names)
+    for file in files[::20]:
+        own.truncate(tmp_path / "images" / file)
+    data = ImageFolder(root=tmp_path / "images", image_size=28, validation=0, epoch_steps=5, max_bad_fraction=0.2)
+    pretext = SimCLR(steps=60, batch_size=2)
+    learner = digits(tmp_path, data=data, pretext=pretext, budget=20, initial=AtRandom(20), trainer={"max_steps": 2})
+    assert len(learner.run()) == 1
+
+
 def test_what_cannot_be_pretrained_is_refused_before_anything_is_asked(tmp_path):
     for module in (Ensemble, lambda: Adapter(torch.nn.Linear, head="weight")):
         learner = digits(tmp_path, strategy=Random(), module=module, pretext=SHORT)
         with pytest.raises(ValueError, match=r"pretext|module"):
             learner.run()
         assert not Ledger(learner.folder / "ledger.sqlite").asked(-1)
+    wide = Pictures(torch.rand(40, 1, 8, 6), torch.arange(40) % 4)
+    data = FromDatasets(train=wide, test=wide, classes=tuple("abcd"), validation=0)
+    with pytest.raises(ValueError, match="turns square images"):
+        digits(tmp_path, module=Classifier, data=data, pretext=Rotation(steps=2), budget=20).run()
+    with pytest.raises(ValueError, match=r"SimCLR\(views=RandomResizedCrop"):
+        SimCLR(RandomResizedCrop())
     with pytest.raises(ValueError, match="pretext=SimCLR is a class"):
         digits(tmp_path, pretext=SimCLR)
     with pytest.raises(ValueError, match="at least one step"):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deepal import fingerprint, stacked, weights
+from deepal import fingerprint, lockstep, stacked, weights
 from deepal.data import Digits, RandomCrop
+from deepal.leases import Leases
 from deepal.ledger import Ledger
 from deepal.modules import Classifier, Ensemble
 from deepal.nn import MLP, Headed
@@ -158,6 +159,32 @@ def test_a_run_that_fails_stands_aside(tmp_path):
     assert {key: each for key, each in queries_of(study).items() if "Margin" in key[1]} == queries_of(whole)
 
 
+def test_a_fit_that_fails_stops_no_other(tmp_path):
+    """Some of a stack alone, or a stack whose recipe cannot train as long."""
+    short = partial(HEAD, scheduler=partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=5))
+    study = made(tmp_path, modules=[HEAD, short], strategies=[Random()])
+    with pytest.raises(StudyError, match="2 of 4 runs"):
+        study.run()
+    assert len(study.records()) == 2
+    assert len(list(study.folder.glob("*/failure.*.txt"))) == 2
+
+
+def test_a_study_waits_for_runs_of_a_machine_that_may_be_gone(tmp_path, monkeypatch):
+    study, looked = made(tmp_path, strategies=[Random()]), []
+    folders = list(study.runs)
+    made_lease = Leases._made
+
+    def elsewhere(self, folder):
+        return None if folder == folders[0] and not looked else made_lease(self, folder)
+
+    monkeypatch.setattr(Leases, "_made", elsewhere)
+    monkeypatch.setattr(Leases, "is_undecided", lambda self, folder: not looked)
+    monkeypatch.setattr(lockstep.time, "sleep", lambda seconds: looked.append(seconds))
+    study.run()
+    assert looked == [2.0]
+    assert len(study.records()) == 2
+
+
 def test_every_run_has_a_layout_of_its_own_over_the_same_images(tmp_path):
     """Validation sets and pools differ by seed."""
     study = made(tmp_path, data=[Digits(epoch_steps=10, validation=30, pool_size=200)])
@@ -184,6 +211,7 @@ def test_what_cannot_be_a_stack_is_refused_before_anything_is_asked(tmp_path):
         "posterior": ({"module": partial(HEAD, posterior=Laplace())}, "without a posterior"),
         "optimizer": ({"module": partial(HEAD, optimizer=torch.optim.LBFGS)}, "LBFGS does not"),
         "options": ({"module": HEAD, "trainer": {"max_steps": 3, "gradient_clip_val": 1.0}}, "trainer.gradient_clip_val"),
+        "endless": ({"module": HEAD, "trainer": {"max_epochs": -1}}, "needs an end"),
         "augmented": ({"module": HEAD, "data": Digits(augmentation=[RandomCrop(1)])}, "data.augmentation"),
     }.values():
         learner = digits(tmp_path, strategy=Margin(), stacked=True, **changes)

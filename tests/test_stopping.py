@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from deepal.data import Digits
 from deepal.functional import uncertainty
 from deepal.functional.agreement import cohen_kappa
 from deepal.ledger import WATCHED, Ledger, Predictions, Result
+from deepal.modules import Classifier, SimCLR
 from deepal.report import Display
 from deepal.stopping import (
     Around,
@@ -53,6 +55,15 @@ def test_each_rule_stops_where_its_definition_says():
     assert first_stop(OverallUncertainty(0.1), measured(entropy=[2.0, 0.1, 0.09])) == 2
     assert first_stop(StablePredictions(0.9, 2), measured(kappa=[None, 0.5, 0.95, 0.8, 1.0, 1])) == 4
     assert first_stop(StablePredictions(0.9, 3), measured(kappa=[None, 0.95, 0.95])) is None
+
+
+def test_what_is_no_number_is_no_reason():
+    nan = float("nan")
+    assert first_stop(TargetMetric(0.3, "val/nll", "min"), measured(loss=[nan, nan])) is None
+    assert first_stop(TargetMetric(0.9), measured(val=[nan])) is None
+    assert first_stop(OverallUncertainty(0.1), measured(entropy=[nan])) is None
+    assert first_stop(StablePredictions(0.5, 1), measured(kappa=[None, nan])) is None
+    assert first_stop(NoImprovement(2, metric="val/nll", mode="min"), measured(loss=[1, nan, 0.5])) is None
 
 
 def test_the_first_rule_that_has_a_reason_is_told():
@@ -203,6 +214,72 @@ def test_a_model_is_trained_for_a_rule_that_wants_it(tmp_path):
     assert [each.is_tested for each in results] == [True, False, True]
 
 
+def test_the_model_with_which_a_run_stops_is_tested(tmp_path):
+    _, results, _ = stopped(tmp_path, After(3), test_every=10**6)
+    assert [each.is_tested for each in results] == [True, False, True]
+
+
+@pytest.mark.parametrize("changes", [{"stop": [After(1)]}, {"budget": 20}], ids=["a rule", "a smaller budget"])
+def test_a_frozen_model_is_whole_whatever_made_it_the_last(tmp_path, changes):
+    """Its file was written when the run was to go on, and the network that gives the features is trained by no fit."""
+    settings = {
+        "strategy": Margin(), "module": partial(Classifier, frozen=True), "pretext": SimCLR(steps=5, batch_size=16),
+        "budget": 60,
+    }  # fmt: skip
+    process = in_process(runs.run_and_die, tmp_path, "between weights and test", 1, {**settings, "data": Digits(**DATA)})
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    with pytest.raises(ValueError, match="and not the network that gives the features"):
+        load_model(next(tmp_path.glob("*/cycles/000/weights.safetensors")))
+    learner = digits(tmp_path, data=Digits(**DATA), **{**settings, **changes})
+    (result,) = learner.run()
+    module, data = load_model(learner.folder), learner.data
+    images = module.task.normalize(torch.stack([data._set.test.data[at] for at in data.test_positions]))
+    with torch.no_grad():
+        right = module.probs(images).argmax(1) == data._set.test.classes[data.test_positions]
+    assert float(right.float().mean()) == pytest.approx(result.metrics["test/accuracy"], abs=1e-6)
+
+
+class Logging(Classifier):
+    """Logs what it validates by a name of its own."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        right = self(batch["input"]).argmax(1) == batch["target"]
+        self.log("val_acc", right.float().mean(), batch_size=len(right))
+
+
+def test_a_metric_that_is_not_measured_is_named_with_those_that_are(tmp_path):
+    with pytest.raises(ValueError, match=r"reads val/acc, which is not measured; measured are .*val/val_acc"):
+        digits(tmp_path, module=Logging, data=Digits(**DATA), stop=[TargetMetric(0.0, "val/acc")]).run()
+    again = digits(tmp_path, module=Logging, data=Digits(**DATA), stop=[TargetMetric(0.0, "val/val_acc")])
+    (result,) = again.run()
+    assert Ledger(again.folder / "ledger.sqlite").fits() == [(0, 0)], "what was trained is not trained again"
+    assert "val/val_acc" in result.metrics
+
+
+class Sites(Classifier):
+    """Says labels, of which several may be right."""
+
+    def probs(self, images):
+        return torch.stack([super().probs(images)] * 2, 1)
+
+    def say(self, images, names):
+        return {name: getattr(self, name)(images) for name in names}
+
+    def validation_step(self, batch, batch_idx):
+        return None
+
+    test_step = validation_step
+
+
+def test_predictions_of_sites_are_not_compared(tmp_path):
+    learner = digits(tmp_path, strategy=Random(), module=Sites, data=Digits(**DATA), stop=[StablePredictions()])
+    with pytest.raises(ValueError, match="compares one class an image"):
+        learner.run()
+    assert not Ledger(learner.folder / "ledger.sqlite").fits()
+
+
 def test_ask_ends_where_a_rule_says_so(tmp_path):
     learner = digits(tmp_path, strategy=Margin(), data=Digits(**DATA), stop=[After(1)])
     learner.run()
@@ -221,5 +298,7 @@ def test_what_could_never_stop_is_refused(tmp_path):
         digits(tmp_path, data=Digits(epoch_steps=10, validation=0), stop=[TargetMetric(0.9)]).run()
     with pytest.raises(ValueError, match=r"stop=TargetMetric\(.*\) must be a list"):
         digits(tmp_path, stop=TargetMetric(0.9))
+    with pytest.raises(ValueError, match="holds StablePredictions twice"):
+        digits(tmp_path, stop=[StablePredictions(), StablePredictions(size=5)]).run()
     with pytest.raises(ValueError, match="stop=StablePredictions is a class"):
         digits(tmp_path, stop=[StablePredictions])

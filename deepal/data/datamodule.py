@@ -379,15 +379,23 @@ class ActiveDataModule(LightningDataModule, ABC):
         labeled = self._train_loader(positions, torch.tensor(targets), self.epoch_steps, "labeled", orders)
         if not self._asked("reads_unlabeled", False):
             return labeled
-        unlabeled = self._train_loader(self.pool.index or self.pool.labeled, None, len(labeled), "unlabeled", orders, ratio)
+        free = self.pool.index or self.pool.labeled
+        free = free if len(free) > 1 else free * 2  # batch norm cannot train on one image
+        unlabeled = self._train_loader(free, None, len(labeled), "unlabeled", orders, ratio)
         return CombinedLoader({"labeled": labeled, "unlabeled": unlabeled}, mode="min_size")
 
     def pretext_dataloader(self, batch_size: int, epoch_steps: int, seed: int) -> DataLoader:
         """All images that the run has begun with, as they are and without labels, those that can be read: batches
         `{"input", "position"}`, of which each process is served its share."""
-        positions = torch.tensor(self.begun_positions)
+        positions = torch.tensor([each for each in self.begun_positions if each not in self._unreadable["train"]])
         sampler = loading.Shuffled(len(positions), batch_size, seed, epoch_steps, self.share)
         return loading.loader(loading.Readable(self._set.train, positions, None), sampler, self.num_workers)
+
+    def raw(self, count: int) -> Tensor:
+        """So many training images as they are before anything is done to them, (n, channels, height, width), or less where
+        there are not as many that can be read."""
+        batches = self.scan_dataloader(torch.tensor(self.candidates[:count]))
+        return torch.cat([loading.whole(batch)["input"] for batch in batches])
 
     def val_dataloader(self) -> DataLoader | list:
         """The validation images with their classes; an empty list where there are none."""
@@ -501,7 +509,7 @@ class ActiveDataModule(LightningDataModule, ABC):
 
     def _measured_task(self) -> Task | None:
         """What the networks are told."""
-        return measured_task(self._set.train, self._layout.candidates, self.classes)
+        return measured_task(self._set.train, self.begun_positions, self.classes)
 
 
 _ROWS = 2048  # of features, in a batch

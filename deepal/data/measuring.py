@@ -9,13 +9,13 @@ from deepal.data.images import Images, TensorImages, UnreadableError
 from deepal.task import Task
 
 
-def measured_task(images: Images, candidates: Sequence[int], classes: tuple[str, ...]) -> Task:
+def measured_task(images: Images, positions: Sequence[int], classes: tuple[str, ...]) -> Task:
     """The task of classifying these images. Mean and deviation are those of all images where they are in memory, of 1,000
-    candidates spread evenly elsewhere; floats are taken as they are.
+    of these positions, spread evenly, elsewhere; floats are taken as they are.
 
     Raises UnreadableError where no image can be read.
     """
-    some = _some(images, candidates)
+    some = _some(images, positions)
     channels, height, width = some.shape[1:]
     mean, std = _mean_and_std(some) if some.dtype == torch.uint8 else ((0.0,) * channels, (1.0,) * channels)
     return Task((channels, height, width), classes, mean, std)

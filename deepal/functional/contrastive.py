@@ -15,7 +15,8 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Tensor:
     >>> round(float(nt_xent(same, same, 1.0)), 4)  # log(e + 1 + 1) - 1
     0.5514
     """
-    views = functional.normalize(torch.cat([one, two]).float(), dim=1)
-    cosines = (views @ views.T / temperature).fill_diagonal_(-torch.inf)
-    other = torch.arange(len(views), device=views.device).roll(len(one))
-    return functional.cross_entropy(cosines, other)
+    with torch.autocast(one.device.type, enabled=False):  # which would take the products in half precision again
+        views = functional.normalize(torch.cat([one, two]).float(), dim=1)
+        cosines = (views @ views.T / temperature).fill_diagonal_(-torch.inf)
+        other = torch.arange(len(views), device=views.device).roll(len(one))
+        return functional.cross_entropy(cosines, other)

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Adam
 
-from deepal.augmentation import Augmentation, ColorJitter, RandomResizedCrop, augmented
+from deepal.augmentation import (
+    Augmentation,
+    ColorJitter,
+    RandomResizedCrop,
+    augmented,
+    refuse_images,
+    refuse_others,
+)
 from deepal.functional.contrastive import nt_xent
 from deepal.nn import Network
 from deepal.task import Task
@@ -40,6 +47,10 @@ class Pretext(ABC):
         """What is put on so many features for the task."""
 
     @abstractmethod
+    def refuse(self, images: Tensor) -> None:
+        """Raises ValueError for raw images (B, channels, height, width) that it cannot be asked of."""
+
+    @abstractmethod
     def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
         """Of images (B, channels, height, width) within 0 and 1; what a network reads is `task.normalize` of such."""
 
@@ -58,12 +69,26 @@ class SimCLR(Pretext):
     temperature: float = 0.5
     width: int = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_others("SimCLR", "views", self.how)
+        if not self.temperature > 0 or self.width < 1:
+            raise ValueError(f"{self!r} needs a temperature above 0, and a width of at least 1.")
+
+    @property
+    def how(self) -> Sequence[Augmentation]:
+        """By which views are made."""
+        return (RandomResizedCrop(), ColorJitter()) if self.views is None else self.views
+
+    def refuse(self, images: Tensor) -> None:
+        refuse_images("SimCLR", images)
+        augmented(images, self.how)
+
     def head(self, width: int) -> nn.Module:
         return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.width))
 
     def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
-        how = (RandomResizedCrop(), ColorJitter()) if self.views is None else self.views
-        both = torch.cat([task.normalize(augmented(images, how)) for _ in range(2)])
+        both = torch.cat([task.normalize(augmented(images, self.how)) for _ in range(2)])
         one, two = head(network.forward_features(both)).chunk(2)
         return nt_xent(one, two, self.temperature)
 
@@ -76,9 +101,11 @@ class Rotation(Pretext):
     def head(self, width: int) -> nn.Module:
         return nn.Linear(width, 4)
 
-    def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
+    def refuse(self, images: Tensor) -> None:
         if images.shape[-1] != images.shape[-2]:
             raise ValueError(f"Rotation() turns square images, and these are {images.shape[-2]} x {images.shape[-1]}.")
+
+    def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
         turned = torch.cat([images.rot90(times, (-2, -1)) for times in range(4)])
         times = torch.arange(4, device=images.device).repeat_interleave(len(images))
         return functional.cross_entropy(head(network.forward_features(task.normalize(turned))).float(), times)
@@ -94,6 +121,7 @@ class Pretrained(LightningModule):
         super().__init__()
         self.network, self.pretext, self.task = network, pretext, task
         self.pretext_head = pretext.head(network.head.in_features)
+        network.head.requires_grad_(False)  # it takes no part
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         images = batch["input"]
@@ -109,8 +137,6 @@ class Pretrained(LightningModule):
         self.log("pretext/loss", torch.stack(self._taken).mean())
 
     def configure_optimizers(self) -> Any:
-        trained = [*self.network.parameters(), *self.pretext_head.parameters()]
-        unused = {id(each) for each in self.network.head.parameters()}
-        optimizer = Adam([each for each in trained if id(each) not in unused], lr=self.pretext.rate)
+        optimizer = Adam([each for each in self.parameters() if each.requires_grad], lr=self.pretext.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.pretext.steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

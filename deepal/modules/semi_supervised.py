@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from deepal.augmentation import Augmentation, Cutout, RandAugment, augmented
+from deepal.augmentation import Augmentation, Cutout, RandAugment, augmented, refuse_images, refuse_others
 from deepal.functional import consistency
 from deepal.modules.accompanied import Accompanied
 from deepal.modules.classifier import Classifier
@@ -22,14 +22,14 @@ class SemiSupervised(Accompanied):
     """A classifier that is trained on labeled images and, by another loss, on unlabeled ones, and that is tested, and read
     by strategies, with an average of the weights that it has had. It says all that its classifier says.
 
-    Unlabeled images are augmented as labeled ones are (`data.augmentation`: the weak augmentation), where two views of each
-    are wanted twice.
+    Unlabeled images are those that can be asked for (papers have the labeled ones among them). They are augmented as
+    labeled ones are (`data.augmentation`: the weak augmentation), where two views of each are wanted twice.
 
     Args:
         of: the classifier.
         unlabeled_weight: of the loss of unlabeled images. 0: they are not read, and what is left is the same training with
             labels alone, to compare with.
-        unlabeled_ratio: unlabeled images for each labeled one in a step.
+        unlabeled_ratio: unlabeled images in a step, in multiples of `data.batch_size`.
         ema_decay: what the average keeps of itself in a step; at first it keeps less (`functional.consistency`).
     """
 
@@ -198,6 +198,12 @@ class FixMatch(SemiSupervised):
         _refuse(self, threshold)
         self.threshold = threshold
         self.strong: Sequence[Augmentation] = [RandAugment(), Cutout()] if strong is None else strong
+        refuse_others(type(self).__name__, "strong", self.strong)
+
+    def refuse(self, images: Tensor) -> None:
+        """Raises ValueError for raw images that cannot be augmented so."""
+        refuse_images(type(self).__name__, images)
+        augmented(images, self.strong)
 
     def unlabeled_loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         weak, other = batch["input"]
@@ -216,38 +222,52 @@ class FlexMatch(FixMatch):
     """FlexMatch (Zhang et al., 2021): FixMatch, with a threshold for each class that is lower where less of it has been
     learned, by how many unlabeled images were last taken for it with certainty."""
 
+    _memory: Any = None  # positions of the pool, ascending, and what each was last taken for; -1 for nothing yet
+    _taken_up: Any = None
+
     def on_train_start(self) -> None:
-        if not hasattr(self, "_taken_for"):  # and was not taken up with the fit
-            images = len(self.trainer.train_dataloader["unlabeled"].dataset)
-            self._taken_for = torch.full((images,), -1, device=self.device)
-        positions = self.trainer.train_dataloader["unlabeled"].dataset.positions
-        self._order = positions.sort().indices.to(self.device)
-        self._positions = positions.to(self.device)[self._order]
+        if not self.reads_unlabeled:
+            return
+        positions = self.trainer.train_dataloader["unlabeled"].dataset.positions.to(self.device).sort().values
+        taken_for = torch.full_like(positions, -1)
+        if self._taken_up is not None:  # with the fit; of the pool as it was then
+            known, classes = (each.to(self.device) for each in self._taken_up)
+            there = torch.searchsorted(known, positions).clamp_max(len(known) - 1)
+            taken_for = torch.where(known[there] == positions, classes[there], taken_for)
+        self._memory = positions, taken_for
 
     def thresholds(self, batch: dict[str, Tensor], probs: Tensor) -> Tensor:
         """By what was taken for which class in earlier steps."""
-        learned = self._taken_for[self._taken_for >= 0]
+        positions, taken_for = self._memory
+        learned = taken_for[taken_for >= 0]
         counts = torch.bincount(learned, minlength=probs.shape[-1])
-        thresholds = consistency.curriculum(counts, len(self._taken_for) - len(learned), self.threshold)
+        thresholds = consistency.curriculum(counts, len(taken_for) - len(learned), self.threshold)
         classes, certain = consistency.sure(probs, self.threshold)
-        rows = self._order[torch.searchsorted(self._positions, batch["position"])]
-        for each, new, is_certain in zip(*(self._of_all(one) for one in (rows, classes, certain)), strict=True):
-            self._taken_for[each[is_certain]] = new[is_certain]
+        rows, classes = self._of_all(torch.searchsorted(positions, batch["position"])[certain], classes[certain])
+        # of an image that is in a batch twice, the larger number: the same on all devices
+        taken_for.scatter_reduce_(0, rows, classes, "amax", include_self=False)
         return thresholds
 
-    def _of_all(self, values: Tensor) -> Tensor:
-        """Of all processes that train together, (P, B)."""
-        return self.all_gather(values).reshape(-1, len(values))
+    def _of_all(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Of all processes that train together, which need not have as many."""
+        if self.trainer.world_size == 1:
+            return rows, classes
+        both = torch.stack([rows, classes])
+        most = int(self.all_gather(torch.tensor(len(rows), device=rows.device)).max())
+        padded = torch.cat([both, both.new_full((2, most - len(rows)), -1)], 1)
+        every = self.all_gather(padded).transpose(0, 1).flatten(1)
+        return tuple(every[:, every[0] >= 0])  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["taken_for"] = self._taken_for
+        if self.reads_unlabeled:
+            checkpoint["memory"] = self._memory
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._taken_for = checkpoint["taken_for"].to(self.device)
+        self._taken_up = checkpoint.get("memory")
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        del self._taken_for, self._order, self._positions
+        self._memory = self._taken_up = None
 
 
 @torch.no_grad()

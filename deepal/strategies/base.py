@@ -86,6 +86,8 @@ class QueryStrategy(ABC):
     """Whether it reads the embedding as what the last layer was given, so that no other representation can stand for it."""
     projects: bool = False
     """Whether it compares embeddings by fewer directions than they have."""
+    trains_next: bool = False
+    """Whether it has the next model trained on rows that nobody labels (`Choice.pseudo_labels`)."""
     artifacts: tuple[str, ...] = ()
     """Names of signals of the pool that it computes itself, once in a run."""
 
@@ -284,9 +286,11 @@ _CONTRAST = 1.25  # below it coverage methods lose half of what they gain on Ran
 
 
 def refuse_no_strategy(strategy: Any) -> None:
-    """Raises ValueError for a name, a class or anything else that is none."""
+    """Raises ValueError for a name, a class or anything else that is none, and for one that takes a run."""
     if not isinstance(strategy, QueryStrategy):
         raise ValueError(f"strategy={strategy!r} must be a strategy, as CoreSet() is.")
+    if strategy.trains_next:
+        raise ValueError(f"{strategy!r} is for runs: nobody trains here; take the strategy that is inside.")
 
 
 def refuse_query_size(query_size: int, free: int) -> None:

@@ -30,8 +30,8 @@ class PseudoLabels(Composed):
     these pseudo-labels too; then they are given up, and their images may be asked for like any others. They are no part of
     the budget, and no answers. With `LeastConfidence`, `Margin` or `Entropy` it is CEAL (Wang et al., 2017).
 
-    As the model comes to be sure of more, less certainty counts as sure: `threshold` falls by `decay * t` after query t, to
-    0 at last, which takes nothing, so that the run is that of the other strategy.
+    As the model comes to be sure of more, `threshold` falls by `decay * t` after query t, to 0 at last, which takes
+    nothing: the run is then that of the other strategy. Queries are counted by the last one that has brought labels.
 
     Args:
         of: the other strategy.
@@ -47,6 +47,7 @@ class PseudoLabels(Composed):
     decay: float = 0.0033
     by: Literal["entropy", "confidence"] = "entropy"
     max_per_class: int | None = None
+    trains_next = True
 
     def __post_init__(self) -> None:
         if self.by not in _UNCERTAIN:

@@ -43,3 +43,14 @@ def test_a_subset_of_a_data_set_keeps_its_positions():
     pool = Pool([87, 88, 99, 18, 19])
     rows = [2, 4]
     assert [pool.index[row] for row in rows] == [87, 99]
+
+
+def test_what_is_labeled_or_set_aside_is_not_pseudo_labeled():
+    pool = Pool(range(6))
+    pool.label([1], [7], cycle=0)
+    pool.set_aside([4])
+    before, index = pool.digest(), list(pool.index)
+    pool.pseudo_label([0, 1, 4, 5], [3, 3, 3, 9])
+    assert pool.trained == ([1, 0, 5], [7, 3, 9])
+    assert (pool.labeled, pool.labels, pool.index) == ([1], [7], index)
+    assert pool.digest() != before

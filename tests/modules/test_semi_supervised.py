@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from deepal.augmentation import RandAugment, RandomCrop
-from deepal.data import Balanced, Digits
+from deepal.augmentation import Augmentation, RandAugment, RandomCrop
+from deepal.data import AtRandom, Balanced, Digits, FromDatasets
+from deepal.ledger import Ledger
 from deepal.modules import Classifier, FixMatch, FlexMatch, MeanTeacher, PseudoLabel
 from deepal.nn import MLP, Network
 from deepal.probes import FeatureDropout, GradientLength, MCDropout
@@ -17,6 +18,7 @@ from deepal.strategies import BADGE, BALD, EGL, DropQuery, Margin, PseudoLabels,
 from deepal.task import Task
 from deepal.weights import load_model
 from tests import runs
+from tests.modules.pools import Pictures
 from tests.runs import Outcome, digits, in_process
 
 PLAIN = partial(Classifier, backbone=partial(MLP, hidden=[16], dropout=0.0))
@@ -24,7 +26,7 @@ TASK = Task((1, 8, 8), ("a", "b", "c"), (0.3,), (0.5,))
 EVERY = [PseudoLabel, MeanTeacher, FixMatch, FlexMatch]
 
 
-class Darker:
+class Darker(Augmentation):
     """A strong augmentation without coins."""
 
     def __call__(self, images):
@@ -78,19 +80,6 @@ def test_the_loss_of_fixmatch_is_that_of_a_loop():
     assert float(module._seen[0][1]) == pytest.approx(used / 9)
 
 
-def test_the_target_of_fixmatch_takes_no_gradient():
-    """It is what the network says now, not something to be made easier."""
-    module = made(FixMatch, threshold=0.0, strong=[])
-    _, unlabeled = batches()
-    loss, _ = module.unlabeled_loss({**unlabeled, "input": unlabeled["input"][[0, 0]]})
-    loss.backward()
-    found = module.of.network.head.weight.grad.clone()
-    module.zero_grad()
-    logits = module.of.logits(unlabeled["input"][0])
-    nn.functional.cross_entropy(logits, logits.argmax(1)).backward()
-    assert torch.allclose(found, module.of.network.head.weight.grad, atol=1e-6)
-
-
 def test_the_loss_of_pseudo_labels_is_that_of_a_loop():
     module = made(PseudoLabel, threshold=0.8, rampup_steps=0)
     _, unlabeled = batches()
@@ -133,15 +122,12 @@ class _Stream:
 
 
 class _Trainer:
-    world_size = 1
-
-    def __init__(self, positions):
-        self.train_dataloader = {"unlabeled": _Stream(positions)}
+    def __init__(self, positions, processes=1):
+        self.train_dataloader, self.world_size = {"unlabeled": _Stream(positions)}, processes
 
 
 def test_flexmatch_lowers_the_thresholds_of_what_has_been_learned_little(monkeypatch):
     monkeypatch.setattr(FlexMatch, "trainer", property(lambda self: self._fit))
-    monkeypatch.setattr(FlexMatch, "all_gather", lambda self, values: values)
     module = made(FlexMatch, threshold=0.9, strong=[])
     positions = torch.tensor([40, 3, 17, 25, 8, 99, 60, 5, 71, 12])
     module.__dict__["_fit"] = _Trainer(positions)
@@ -162,6 +148,39 @@ def test_flexmatch_lowers_the_thresholds_of_what_has_been_learned_little(monkeyp
             if row.max() >= 0.9:
                 remembered[position] = int(row.argmax())
     assert lowered > 20
+
+
+def test_flexmatch_remembers_by_image_whatever_becomes_of_the_pool(monkeypatch):
+    monkeypatch.setattr(FlexMatch, "trainer", property(lambda self: self._fit))
+    module, saved = made(FlexMatch, threshold=0.9, strong=[]), {}
+    module.__dict__["_fit"] = _Trainer(torch.tensor([40, 3, 17, 25]))
+    module.on_train_start()
+    module.thresholds({"position": torch.tensor([17, 40, 3])}, torch.eye(3)[[2, 1, 0]])
+    module.on_save_checkpoint(saved)
+    again = made(FlexMatch, threshold=0.9, strong=[])
+    again.__dict__["_fit"] = _Trainer(torch.tensor([3, 50, 40, 60, 25]))
+    again.on_load_checkpoint(saved)
+    again.on_train_start()
+    positions, taken_for = again._memory
+    assert dict(zip(positions.tolist(), taken_for.tolist(), strict=True)) == {3: 0, 25: -1, 40: 1, 50: -1, 60: -1}
+
+
+def test_flexmatch_learns_of_all_processes_which_may_have_batches_of_other_sizes(monkeypatch):
+    """As when an image of one of them cannot be read."""
+    module = made(FlexMatch, threshold=0.9, strong=[])
+    monkeypatch.setattr(FlexMatch, "trainer", property(lambda self: self._fit))
+    module.__dict__["_fit"] = _Trainer(torch.arange(9), processes=2)
+    other = torch.tensor([[7, 4, 8], [2, 1, 0]])
+
+    def gathered(self, values):
+        if values.ndim == 0:
+            return torch.stack([values, torch.tensor(3)])
+        return torch.stack([values, torch.nn.functional.pad(other, (0, values.shape[1] - 3), value=-1)])
+
+    monkeypatch.setattr(FlexMatch, "all_gather", gathered)
+    module.on_train_start()
+    module.thresholds({"position": torch.tensor([5, 0])}, torch.tensor([[0.05, 0.95, 0.0], [0.4, 0.3, 0.3]]))
+    assert module._memory[1].tolist() == [-1, -1, -1, -1, 1, 1, -1, 2, 0]
 
 
 # The average
@@ -218,9 +237,10 @@ def test_what_is_tested_and_read_is_the_average(tmp_path):
     assert accuracies[0] != accuracies[1]
 
 
-def test_without_unlabeled_images_it_is_the_classifier_bit_for_bit(tmp_path):
-    for number, module in enumerate((Classifier, partial(FixMatch, unlabeled_weight=0.0))):
-        digits(tmp_path / str(number), strategy=Margin(), module=module, budget=20, name="run").run()
+@pytest.mark.parametrize("module", EVERY)
+def test_without_unlabeled_images_it_is_the_classifier_bit_for_bit(tmp_path, module):
+    for number, each in enumerate((Classifier, partial(module, unlabeled_weight=0.0))):
+        digits(tmp_path / str(number), strategy=Margin(), module=each, budget=20, name="run").run()
     alone, averaged = (load_model(tmp_path / str(number) / "run") for number in (0, 1))
     for name, each in alone.network.state_dict().items():
         assert torch.equal(each, averaged.of.network.state_dict()[name])
@@ -344,6 +364,31 @@ def test_a_few_labels_go_further(tmp_path):
         )  # fmt: skip
         accuracy[name] = learner.run()[0].metrics["test/accuracy"]
     assert accuracy["FixMatch"] > accuracy["supervised"] + 0.03, accuracy
+
+
+def test_images_that_cannot_be_augmented_are_refused_before_anything_is_asked(tmp_path):
+    for size, said in (((8, 8), "are from -"), ((8, 6), None)):
+        pictures = Pictures(torch.rand(40, 4, *size) - (0.5 if said else 0.0), torch.arange(40) % 4)
+        data = FromDatasets(train=pictures, test=pictures, classes=tuple("abcd"), validation=0, epoch_steps=5)
+        learner = digits(tmp_path / str(said), module=FixMatch, data=data, budget=20, initial=AtRandom(20), trainer=STEPS)
+        if said is None:
+            learner.run()  # four channels, and not square
+            continue
+        with pytest.raises(ValueError, match=f"FixMatch changes brightness .* {said}"):
+            learner.run()
+        assert not Ledger(learner.folder / "ledger.sqlite").asked(-1)
+    for strong, said in ((RandAugment(), r"write strong=\[RandAugment"), ([RandAugment], r"RandAugment\(\)")):
+        with pytest.raises(ValueError, match=said):
+            FixMatch(strong=strong)
+
+
+def test_a_pool_of_one_image_is_trained_on_too(tmp_path):
+    module = partial(FixMatch, partial(Classifier, backbone=Normed))
+    data = Digits(epoch_steps=5, pool_size=31, validation=0)
+    learner = digits(
+        tmp_path, strategy=Margin(), module=module, data=data, budget=31, initial=AtRandom(20), trainer={"max_steps": 5}
+    )
+    assert [each.labels for each in learner.run()] == [20, 30, 31]
 
 
 def test_what_cannot_work_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from deepal.modules import Classifier
 from deepal.probes import Laplace
 from deepal.signals import Signals
 from deepal.strategies import BADGE, CoreSet, Entropy, LeastConfidence, Margin, Prefilter, PseudoLabels, Random, View
-from deepal.strategies.base import Choice, QueryStrategy, choose
+from deepal.strategies.base import Choice, QueryStrategy, choose, select
 from deepal.testing import StrictSource, made_up_signals, select_from
 from tests import runs
 from tests.runs import Outcome, digits, in_process
@@ -241,6 +241,34 @@ def test_what_somebody_labels_in_the_meantime_is_trained_on_with_that_label(tmp_
     assert pool.labeled == [0, 1, 2, 3, *asked[:5]]
     assert pool.pseudo_labeled == list(taken.positions)
     assert not set(asked) & set(pool.pseudo_labeled)
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_a_label_that_is_corrected_in_the_end_makes_one_model_more(tmp_path, answers):
+    """Which is trained on the same pseudo-labels as the one before, and is the last."""
+    learner = digits(tmp_path, strategy=SURE(Margin(), threshold=2.0), data=Digits(**DATA), budget=30)
+    learner.run()
+    book = Ledger(learner.folder / "ledger.sqlite")
+    position = book.asked(0)[0]
+    for answer in range(answers):
+        learner.tell([position], [answer])
+    learner.run()
+    counts = [each.metrics.get("labels/pseudo") for each in book.results()]
+    assert len(counts) == 3
+    assert counts[1] == counts[2] == len(book.predictions(0, PSEUDO_LABELS).positions) > 100
+    assert len(learner.run()) == 3
+
+
+def test_a_module_of_somebody_else_is_not_said_to_have_trained_on_them(tmp_path):
+    learner = digits(tmp_path, strategy=SURE(Margin()), data=Digits(**DATA))
+    with pytest.raises(ValueError, match=r"ask\(module\) chooses by a module of yours"):
+        learner.ask(Classifier())
+
+
+def test_without_a_run_there_is_nobody_to_train_on_them():
+    signals = made_up_signals(20, 0)
+    with pytest.raises(ValueError, match="is for runs"):
+        select(SURE(Margin()), {"probs": signals["probs"]}, query_size=2)
 
 
 def test_a_strategy_that_reads_nothing_trains_for_them(tmp_path):
