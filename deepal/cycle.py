@@ -1,6 +1,5 @@
 """A cycle, as all processes of a run carry it out together: fit, test, choose. Its seeds are derived from the run's."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -11,9 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deepal import artifacts, fitting, folder, fresh, preflight, seeds, stacked, weights
+from deepal import fitting, folder, fresh, preflight, seeds, stacked, weights
 from deepal.bookkeeping import Books, Turn
 from deepal.callbacks import ResumableFit, StepProgress
+from deepal.choosing import Choosing
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
@@ -23,7 +23,6 @@ from deepal.ledger import (
     OF_VALIDATION,
     PSEUDO,
     PSEUDO_ACCURACY,
-    PSEUDO_LABELS,
     WATCHED,
     WRONG,
     Forgetting,
@@ -39,13 +38,13 @@ from deepal.probes import Probe
 from deepal.ranks import Ranks
 from deepal.recorders import Recorder, Surroundings, recorders_of
 from deepal.representation import Representation
-from deepal.room import Room, free_memory
+from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
-from deepal.signals import NonFiniteError, Score, Signals, voice_of
+from deepal.signals import Score
 from deepal.stopping import Around, StoppingRule
-from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
-from deepal.watching import Watchers, interruptible, quiet
+from deepal.strategies.base import QueryStrategy
+from deepal.watching import Watchers, interruptible
 
 
 class Settings(Protocol):
@@ -104,6 +103,7 @@ class Cycle:
         self.books, self.watchers = books, watchers or Watchers()
         self._looked_at: set[tuple[Part, int]] = set()
         self._recorded: Mapping[str, Tensor] = {}  # in the fit of this cycle, by position
+        self.choosing = Choosing(settings, files, ranks, self.watchers)
         self.pretraining = Pretraining(settings, files, ranks, self.watchers, self._drawn_module)
         self.features = Features(
             settings, files, ranks, self.watchers, lambda trainer, reader, part: self._scan(0, trainer, reader, part=part)
@@ -129,7 +129,8 @@ class Cycle:
             self.pretraining.prepare()
         self.features.serve(trainer, lambda: module or self.fresh_module(turn.cycle), meter)
         self._look()
-        self._begin_to_record(turn.cycle, torch.tensor(turn.pool.index, dtype=torch.long)[self._seen(turn)[0]], trainer)
+        seen, _ = self.choosing.seen(turn)
+        self._begin_to_record(turn.cycle, torch.tensor(turn.pool.index, dtype=torch.long)[seen], trainer)
         if module is not None:
             return Begun(trainer, meter, module, is_given=True)
         if not self._needs_fit(turn):
@@ -147,7 +148,6 @@ class Cycle:
         """All that comes after the fit. Raises UnreadableError as `carry_out` does."""
         trainer, meter, module = begun.trainer, begun.meter, begun.module
         metrics: Mapping[str, float] = {}
-        is_fitted = module is not None
         if module is not None and not begun.is_given:
             metrics = self._tested(turn, trainer, module, meter)
         watched: Mapping[str, Predictions] = {}
@@ -159,7 +159,13 @@ class Cycle:
                 turn = replace(turn, query_size=0)
         if not turn.query_size and module is not None and not begun.is_given and self.ranks.first:
             weights.complete(module, self.files.weights(turn.cycle))  # it may be the last
-        query = self._chosen(turn, trainer, module or self.fresh_module(turn.cycle), is_fitted, meter)
+        query = Query()
+        if turn.query_size:
+            reader = module or self.fresh_module(turn.cycle)
+            with meter.phase("read") if self.settings.embedding_from else nullcontext():
+                at_hand = self._at_hand(trainer, self.data.candidates)
+            scan = self._scan(turn.cycle, trainer, reader, at_hand)
+            query = self.choosing.query(turn, reader, scan, is_fitted=module is not None, meter=meter)
         query = replace(query, predictions={**query.predictions, **watched})
         contents = self.ranks.together(self.data.newly_read())
         self.data.recall(contents)
@@ -170,26 +176,14 @@ class Cycle:
             self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
-        """Choose one of a few images with the untrained module: what a strategy cannot read of it is refused here.
+        """Choose of a few images with the untrained module, so that what cannot be read of it is refused.
 
         Raises UnreadableError where one of the images cannot be read.
         """
         self.data.pool = Pool(self.data.candidates)
         self._begin_to_record(0, torch.tensor(self.data.candidates), trainer)
         some = self.data.candidates[:16]
-        view = self._view(torch.tensor(some), self._scan(0, trainer, module, self._at_hand(trainer, some)))
-        try:
-            with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
-                choose(self.settings.strategy, view, 1, torch.Generator())
-            view.pool[self.settings.strategy.needs.get("pool", ())]  # also what is read of a short list alone
-            around = Around(view.pool.positions, view.pool.positions, 0, lambda _: view.pool["probs"], Predictions())
-            for rule in self.settings.stop:
-                rule.measure(around)
-        except NonFiniteError:
-            return  # it is not trained yet
-        pool = min(len(self.data.candidates), self.settings.pool_subset or len(self.data.candidates))
-        sizes = replace(Sizes.of(view, self.settings.query_size), pool=pool, labeled=min(self.settings.budget, pool))
-        preflight.refuse_too_large(self.settings.strategy, sizes, free_memory())
+        self.choosing.rehearse(some, self._scan(0, trainer, module, self._at_hand(trainer, some)))
 
     def _follow(self, turn: Turn) -> None:
         """Have the data as the first process has it."""
@@ -288,70 +282,6 @@ class Cycle:
                     kept[WATCHED] = measured.predictions
         return metrics, kept
 
-    def _chosen(self, turn: Turn, trainer: Trainer, module: LightningModule, is_fitted: bool, meter: Meter) -> Query:
-        """The next query."""
-        if not turn.query_size:
-            return Query()
-        rows, generator = self._seen(turn)
-        self.watchers.tell("phase", turn.cycle, "scan", len(rows))
-        with meter.phase("read") if self.settings.embedding_from else nullcontext():
-            at_hand = self._at_hand(trainer, self.data.candidates)
-        scan = self._scan(turn.cycle, trainer, module, at_hand)
-        with meter.phase("select"):
-            try:
-                view, made = self._with_artifacts(turn, self._view(torch.tensor(turn.pool.index), scan))
-                if len(rows) < len(view.pool):
-                    view = view.take(rows)
-                choice = choose(self.settings.strategy, view, turn.query_size, generator)
-                if turn.cycle == 0:
-                    warn_of_distances(self.settings.strategy, view)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"cycle {turn.cycle}: {error} The ledger is whole.") from error
-            chosen = view.pool.take(choice.rows)
-            predicted = self._predicted(chosen, module if is_fitted else None)
-            parts = scan.parts(chosen.positions) if is_fitted else None
-            if is_fitted and callable(getattr(voice_of(module), "reconstruction", None)):
-                evenly = torch.linspace(0, len(view.pool) - 1, min(_PICTURED, len(view.pool))).long()
-                some = view.pool.positions[evenly]
-                again = scan.read(some, ("reconstruction",))["reconstruction"]
-                again = self.data.task.restore(again) if self.data.task else again
-                self.watchers.tell("reconstructed", turn.cycle, some.tolist(), again, self.data)
-        meter.seconds["scan"] = scan.seconds  # which strategies ask for while they select
-        meter.seconds["select"] -= scan.seconds
-        scores = None if choice.scores is None else tuple(choice.scores.tolist())
-        if scan.uncertainty and self.books:
-            self.watchers.tell("uncertain", turn.cycle, scan.uncertainty, chosen.positions)
-        return Query(
-            tuple(chosen.positions.tolist()),
-            scores=scores,
-            predicted=predicted,
-            aleatoric=tuple(parts.aleatoric.tolist()) if parts else None,
-            epistemic=tuple(parts.epistemic.tolist()) if parts else None,
-            notes=choice.notes,
-            artifacts=made,
-            predictions=_pseudo_labels(view, choice),
-        )
-
-    def _seen(self, turn: Turn) -> tuple[Tensor, torch.Generator]:
-        """Rows of the pool that the strategy may see, and the coins that it tosses then."""
-        coins = torch.Generator().manual_seed(self._seed("select", turn.cycle))
-        rows = torch.arange(len(turn.pool))
-        if self.settings.pool_subset is not None:
-            rows = torch.randperm(len(rows), generator=coins)[: self.settings.pool_subset].sort().values
-        return rows, coins
-
-    def _with_artifacts(self, turn: Turn, view: View) -> tuple[View, str | None]:
-        """A view of the whole pool with what the strategy has computed once, and the hash of that, where it was now."""
-        strategy, positions = self.settings.strategy, view.pool.positions
-        if not strategy.artifacts:
-            return view, None
-        if turn.artifacts:
-            known = artifacts.load(self.files.artifacts, turn.artifacts, positions)
-            return replace(view, pool=view.pool.joined(known)), None
-        known = strategy.once(view, turn.query_size, torch.Generator().manual_seed(self._seed("once")))
-        made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, known))
-        return replace(view, pool=view.pool.joined(known)), made
-
     def _begin_to_record(self, cycle: int, pool: Tensor, trainer: Trainer) -> None:
         """Tell the recorders of a fit what they may know of it, and what the strategy may see of the pool. What they say
         until it has taken place is that they do not know."""
@@ -367,36 +297,6 @@ class Cycle:
     def _at_hand(self, trainer: Trainer, positions: Sequence[int]) -> dict[str, Tensor]:
         """Signals (N, ...) by position that nobody has to read, of these training images at least."""
         return {**self._recorded, **self.features.embeddings(trainer, positions)}
-
-    def _view(self, index: Tensor, scan: Scan) -> View:
-        """What a strategy may look at. Args: index: positions of the pool that it may choose from."""
-        pool = self.data.pool
-        labeled = torch.tensor(pool.labeled, dtype=torch.long)
-        known = {"target": torch.tensor(pool.labels), "cycle": torch.tensor(pool.cycles)}
-        groups = {name: self.data.groups(positions) for name, positions in (("pool", index), ("labeled", labeled))}
-        of_pool, of_labeled = ({} if each is None else {"group": each} for each in groups.values())
-        held_out, target = self.data.holdout() if "holdout" in self.settings.strategy.needs else ([], torch.empty(0))
-        return View(
-            Signals(index, scan, of_pool),
-            Signals(labeled, scan, known | of_labeled),
-            Signals(torch.tensor(held_out, dtype=torch.long), scan, {"target": target}),
-        )
-
-    def _predicted(self, chosen: Signals, module: LightningModule | None) -> tuple[str | None, ...] | None:
-        """What the model takes the chosen images for, where it can say. It has read each of them then, so that nobody is
-        asked for an image that cannot be."""
-        if module is None or not callable(getattr(voice_of(module), "probs", None)):
-            reasons = self.ranks.together(self.data.unreadable(chosen.positions.tolist()))
-            if reasons:
-                raise UnreadableError(reasons)
-            return None
-        try:
-            probs = chosen["probs"]
-        except NonFiniteError:
-            return None  # the strategy has not asked for them
-        if probs.ndim > (2 if self.data.classes else 3):  # pixels: nothing that fits into a line
-            return None
-        return tuple(self.data.label(each) for each in probs.argmax(-1).tolist())
 
     def _scan(
         self,
@@ -487,19 +387,8 @@ class Cycle:
         return seeds.derive(self.settings.seed, phase, *keys)
 
 
-_PICTURED = 24  # images that a module reconstructs, to be looked at
-
-
 def _signals_of(recorders: Sequence[Recorder]) -> dict[str, Tensor]:
     return {name: signal for each in recorders for name, signal in each.recorded().items()}
-
-
-def _pseudo_labels(view: View, choice: Choice) -> dict[str, Predictions]:
-    """What the next model trains on besides labels, where the strategy says so."""
-    if choice.pseudo_labels is None:
-        return {}
-    rows, classes = choice.pseudo_labels
-    return {PSEUDO_LABELS: Predictions(tuple(view.pool.positions[rows].tolist()), tuple(classes.tolist()))}
 
 
 def _wrong_share(answers: Sequence[Answer]) -> dict[str, float]:

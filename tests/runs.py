@@ -120,7 +120,7 @@ def kill_at(owner: Any, name: str, turn: int, moment: str = "before") -> None:
 def _places() -> dict[str, tuple[Any, str, str]]:
     import torch
 
-    from deepal import artifacts, cycle, folder, scan, weights
+    from deepal import artifacts, choosing, folder, scan, weights
     from deepal.modules.measured import Measured
 
     return {
@@ -135,7 +135,7 @@ def _places() -> dict[str, tuple[Any, str, str]]:
         "between fit and its weights": (weights, "save", "before"),
         "after the artifacts": (artifacts, "save", "after"),
         "between weights and test": (weights, "save", "after"),
-        "between test and scan": (cycle.Cycle, "_chosen", "before"),
+        "between test and scan": (choosing.Choosing, "query", "before"),
     }
 
 

@@ -56,7 +56,7 @@ def test_what_is_held_is_what_was_estimated(strategy):
 
 
 def test_what_cannot_be_had_is_refused_before_the_first_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepal.cycle.free_memory", lambda: 10_000)
+    monkeypatch.setattr("deepal.choosing.free_memory", lambda: 10_000)
     run = digits(tmp_path, strategy=CoreSet())
     with pytest.raises(MemoryError, match=r"CoreSet\(\) takes .* to choose 10 of 1,195 images .*pool_subset"):
         run.run()

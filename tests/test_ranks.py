@@ -73,12 +73,16 @@ def test_recorders_of_two_processes_record_what_one_does(tmp_path):
     assert len(ours["history"][ours["history"][:, 0] >= 0].unique(dim=1).T) > 1
 
 
-def test_vaal_trains_in_two_processes_and_repeats_itself(tmp_path):
+@pytest.mark.parametrize("kind", ["vaal", "unlabeled"])
+def test_what_reads_unlabeled_images_trains_in_two_processes_and_repeats_itself(tmp_path, kind):
     for turn in ("one", "again"):
-        done = launch(tmp_path / turn, "vaal")
+        done = launch(tmp_path / turn, kind)
         assert done.returncode == 0, done.stderr
-    first, again = (Outcome.of(two_ranks.of_vaal(tmp_path / turn)) for turn in ("one", "again"))
+    first, again = (Outcome.of(two_ranks.MADE[kind](tmp_path / turn)) for turn in ("one", "again"))
     assert first == again
+
+
+def test_plain_ddp_is_refused_where_one_network_is_trained_at_a_time():
     module = VAAL()
     module._trainer = SimpleNamespace(strategy=SimpleNamespace(_ddp_kwargs={}))
     with pytest.raises(ValueError, match="VAAL trains one of its networks at a time"):

@@ -251,7 +251,7 @@ def test_a_run_that_exits_stops_no_other(tmp_path, workers):
 def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch):
     """As after a restart of the machine: a worker was killed, and no number of a process says so any more."""
     monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5, None))
-    monkeypatch.setattr(workers, "_LOOKS", 0.05)
+    monkeypatch.setattr(workers, "LOOKS", 0.05)
     for processes in (1, 2):
         whole = made(tmp_path / str(processes), strategies=[Random()], ceiling=False)
         dead, cut_off = whole.runs

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from deepal import Learner, callbacks, cycle, scan
+from deepal import Learner, callbacks, choosing, scan
 from deepal.data import Digits
-from deepal.modules import VAAL, Classifier
+from deepal.modules import VAAL, Classifier, FlexMatch, SimCLR
 from deepal.nn import MLP, Headed, Network
 from deepal.probes import MCDropout
 from deepal.recorders import ForgettingEvents, PredictionHistory
@@ -91,12 +91,19 @@ def of_vaal(root, processes=2):
     return replace(learner, module=partial(VAAL, Classifier(Normed), width=4), strategy=Unlabeledness(), trainer=several)
 
 
-MADE = {"features": of_features, "recorders": of_recorders, "vaal": of_vaal}
+def of_unlabeled(root, processes=2):
+    """A backbone that is trained on a pretext task, then on unlabeled images too, of which the processes learn together."""
+    learner = made(root, processes)
+    module = partial(FlexMatch, partial(Classifier, Normed), threshold=0.3, unlabeled_ratio=2)
+    return replace(learner, module=module, strategy=BADGE(), pretext=SimCLR(steps=6, batch_size=8))
+
+
+MADE = {"features": of_features, "recorders": of_recorders, "vaal": of_vaal, "unlabeled": of_unlabeled}
 
 
 def record(root, rank):
     """Write down which positions this process reads in which pass, and what is chosen there from which signals."""
-    choose, batches = cycle.choose, scan.Scan._batches
+    choose, batches = choosing.choose, scan.Scan._batches
     passes, chosen, weights = [], [], {}
 
     def recorded_choice(strategy, view, query_size, generator):
@@ -117,7 +124,7 @@ def record(root, rank):
         passes.append((positions, torch.cat([batch["position"] for batch in read]) if wanted else positions[:0]))
         return wanted, read
 
-    cycle.choose, scan.Scan._batches = recorded_choice, recorded_batches
+    choosing.choose, scan.Scan._batches = recorded_choice, recorded_batches
 
 
 def kill_at(place, turn):

@@ -11,6 +11,7 @@ def sure(probs: Tensor, threshold: float | Tensor) -> tuple[Tensor, Tensor]:
 
     Args: probs: (B, C); threshold: one for all rows, or one a class, (C,).
 
+    >>> import torch
     >>> sure(torch.tensor([[0.97, 0.03], [0.2, 0.8]]), 0.95)
     (tensor([0, 1]), tensor([ True, False]))
     """
@@ -39,6 +40,7 @@ def curriculum(counts: Tensor, unused: int, threshold: float) -> Tensor:
         unused: how many for none.
         threshold: of the class of which most is learned.
 
+    >>> import torch
     >>> curriculum(torch.tensor([10, 5]), 0, 0.9)
     tensor([0.9000, 0.3000])
     """

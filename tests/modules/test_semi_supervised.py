@@ -69,7 +69,7 @@ def test_the_loss_of_fixmatch_is_that_of_a_loop():
     )
     total, used = 0.0, 0
     for weak, other in zip(*unlabeled["input"], strict=True):
-        probs = module.of.probs(weak[None])[0]
+        probs = module.of.probs(weak[None])[0].detach()
         if float(probs.max()) >= 0.8:
             used += 1
             strong = ((other * 0.5 + 0.3) / 2 - 0.3) / 0.5
