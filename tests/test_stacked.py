@@ -56,7 +56,9 @@ def queries_of(study):
     return found
 
 
-@pytest.mark.parametrize("module", [HEAD, DEEPER, SCHEDULED], ids=["linear", "hidden", "schedule"])
+@pytest.mark.parametrize(
+    "module", [HEAD, DEEPER, pytest.param(SCHEDULED, marks=pytest.mark.slow)], ids=["linear", "hidden", "schedule"]
+)
 def test_stacked_runs_are_those_of_one_after_another(tmp_path, module):
     together, alone = (made(tmp_path / str(stack), modules=[module], stacked=stack) for stack in (True, False))
     for study in (together, alone):
@@ -114,7 +116,10 @@ def test_an_epoch_may_be_the_length_of_a_fit(tmp_path):
             assert torch.allclose(one[name], weight, atol=1e-5)
 
 
-@pytest.mark.parametrize("where", ["the fit", "some weights", "a query", "the answers"])
+@pytest.mark.parametrize(
+    "where",
+    ["the fit", "some weights", *(pytest.param(each, marks=pytest.mark.slow) for each in ("a query", "the answers"))],
+)
 def test_a_study_that_is_killed_goes_on_to_the_same_queries(tmp_path, where):
     whole = made(tmp_path / "whole")
     whole.run()

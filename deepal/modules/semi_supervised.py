@@ -30,7 +30,8 @@ class SemiSupervised(Accompanied):
         unlabeled_weight: of the loss of unlabeled images. 0: they are not read, and what is left is the same training with
             labels alone, to compare with.
         unlabeled_ratio: unlabeled images in a step, in multiples of `data.batch_size`.
-        ema_decay: what the average keeps of itself in a step; at first it keeps less (`functional.consistency`).
+        ema_decay: what the average keeps of itself in a step; at first it keeps less, whatever the fit's length
+            (`functional.consistency`).
     """
 
     own = ()

@@ -43,12 +43,14 @@ def test_thresholds_follow_what_has_been_learned(counts, unused, threshold):
         assert max(found) == pytest.approx(threshold)
 
 
-def test_an_average_begins_as_the_plain_one():
-    values, average = [3.0, 5.0, 10.0, 2.0], 0.0
-    for updates, value in enumerate(values):
-        keep = consistency.decay_of_average(updates, 0.999)
-        average = keep * average + (1 - keep) * value
-    assert average == pytest.approx(sum(values) / 4)
+def test_an_average_reaches_over_the_last_tenth_of_the_steps():
+    for steps in (100, 1000):
+        average = 0.0
+        for step in range(steps):  # of the number of the step itself
+            keep = consistency.decay_of_average(step, 0.9999)
+            average = keep * average + (1 - keep) * step
+        assert average == pytest.approx(10 / 11 * steps, rel=0.03)
+    assert consistency.decay_of_average(0, 0.999) == 0
     assert consistency.decay_of_average(10_000, 0.999) == 0.999
 
 

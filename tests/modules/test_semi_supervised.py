@@ -215,7 +215,7 @@ def test_the_average_is_exact(tmp_path, monkeypatch, decay):
     assert len(seen) == 40
     expected = {}
     for number, (now, average) in enumerate(seen):
-        keep = min(1 - 1 / (number + 1), decay)
+        keep = min(number / (number + 10), decay)
         for name, value in now.items():
             if "running" in name or "batches" in name:
                 expected[name] = value.double()
