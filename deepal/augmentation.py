@@ -57,7 +57,7 @@ class Cutout(Augmentation):
     size: float = 0.5
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = _on_one(images)
+        images = on_one(images)
         half = self.size * min(images.shape[-2:]) / 2
         inside = torch.ones((), dtype=torch.bool, device=images.device)
         for axis in (-2, -1):
@@ -80,7 +80,7 @@ class RandAugment(Augmentation):
     operations: int = 2
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = _on_one(images)
+        images = on_one(images)
         for _ in range(self.operations):
             kinds = torch.randint(len(_OPERATIONS), (len(images),), device=images.device)
             strengths = torch.rand(len(images), 1, 1, 1, device=images.device)
@@ -103,7 +103,7 @@ class RandomResizedCrop(Augmentation):
     stretch: float = 4 / 3
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = _on_one(images)
+        images = on_one(images)
         area, ratio, *middles = torch.rand(4, len(images), device=images.device)
         side, ratio = (self.least + (1 - self.least) * area).sqrt(), self.stretch ** (2 * ratio - 1)
         along, down = ((side * each).clamp_max(1) for each in (ratio.sqrt(), 1 / ratio.sqrt()))
@@ -119,7 +119,7 @@ class ColorJitter(Augmentation):
     strength: float = 0.4
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = _on_one(images)
+        images = on_one(images)
         factors = 1 + self.strength * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
         images = _blended(images, torch.zeros_like(images), factors[0])
         images = _blended(images, _gray(images).mean((-2, -1), keepdim=True), factors[1])
@@ -156,8 +156,8 @@ def augmented(images: Tensor, augmentations: Sequence[Augmentation]) -> Tensor:
     return images
 
 
-def _on_one(images: Tensor) -> Tensor:
-    """On the scale of 0 to 1."""
+def on_one(images: Tensor) -> Tensor:
+    """Images on the scale of 0 to 1: bytes as floats, floats as they are."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 

@@ -180,7 +180,7 @@ class FeatureStore:
         wanted, stamps = wanted[order], stamps[order]
         if self._missing(part, size, wanted, stamps).any():
             with ExitStack() as held:
-                while not self.ranks.decided(lambda: self._is_held(held, part)):
+                while not self.ranks.decided(lambda: folder.is_taken(held, self.path / part, _PATIENCE)):
                     pass  # all of them know that one waits
                 missing = self._missing(part, size, wanted, stamps)
                 self._fill(part, size, wanted[missing], stamps[missing], read)
@@ -195,14 +195,6 @@ class FeatureStore:
         except folder.FolderHeldError:
             return True
         except OSError:  # nobody may write here: then all is read
-            return False
-
-    def _is_held(self, held: ExitStack, part: Part) -> bool:
-        """Hold a part, or have waited a while for another run that reads it."""
-        try:
-            held.enter_context(folder.held(self.path / part, _PATIENCE))
-            return True
-        except folder.FolderHeldError:
             return False
 
     def _missing(self, part: Part, size: int, wanted: Tensor, stamps: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 from uuid import uuid4
@@ -42,6 +42,15 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[Path]:
             yield folder
         finally:
             _held.discard(folder)
+
+
+def is_taken(by: ExitStack, folder: Path, patience: float) -> bool:
+    """Hold a folder for as long as `by` lasts; False where another one has held it for so many seconds."""
+    try:
+        by.enter_context(held(folder, patience))
+        return True
+    except FolderHeldError:
+        return False
 
 
 def _lock(file: TextIO, folder: Path, deadline: float) -> None:

@@ -1,7 +1,6 @@
 """A backbone that is trained on images alone before the first label (`deepal.modules.self_supervised`): once for all runs
 of a folder that would train the same network on the same images, and kept with each of them."""
 
-import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -23,8 +22,6 @@ from deepal.nn import Frozen, Network
 from deepal.ranks import Ranks
 from deepal.run import Files
 from deepal.watching import Watchers, interruptible
-
-log = logging.getLogger(__name__)
 
 _EPOCH = 100  # steps, between which a killed pretraining is taken up
 _PATIENCE = 20.0  # seconds, after which those who wait with it hear that it still does
@@ -76,7 +73,7 @@ class Pretraining:
             network = self._network(pretext)
             with ExitStack() as held:
                 shared = self.files.shared_pretraining / self._key(pretext, network)
-                while not self.ranks.decided(lambda: self._is_held(held, shared)):
+                while not self.ranks.decided(lambda: folder.is_taken(held, shared, _PATIENCE)):
                     pass  # all of them know that one waits
                 if not self.ranks.decided((shared / own.name).exists):
                     self._train(pretext, network, shared)
@@ -124,14 +121,6 @@ class Pretraining:
         arithmetic = [options.get(name) for name in ("precision", "sync_batchnorm")], self.ranks.processes
         of = (pretext, data.task, data.identity(), hashed.hexdigest(), arithmetic)
         return fingerprint.digest(fingerprint.describe(of))
-
-    def _is_held(self, held: ExitStack, shared: Path) -> bool:
-        """Hold a folder of weights, or have waited a while for another run that trains them."""
-        try:
-            held.enter_context(folder.held(shared, _PATIENCE))
-            return True
-        except folder.FolderHeldError:
-            return False
 
     def _train(self, pretext: Pretext, network: Network, shared: Path) -> None:
         """Train a network, and keep its weights in this folder."""

@@ -28,6 +28,19 @@ def kept(learner):
     return load_file(learner.folder / "pretrained.safetensors")
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """Where each pretraining kept its weights."""
+    trained, train = [], pretraining.Pretraining._train
+
+    def watched(self, pretext, network, shared):
+        trained.append(shared)
+        train(self, pretext, network, shared)
+
+    monkeypatch.setattr(pretraining.Pretraining, "_train", watched)
+    return trained
+
+
 def test_each_image_is_turned_to_all_four_sides():
     task, seen = Task((1, 8, 8), ("a", "b"), (0.5,), (0.25,)), []
 
@@ -105,14 +118,7 @@ def test_images_come_without_labels_and_all_of_them(tmp_path, monkeypatch):
     assert len(seen) == 60
 
 
-def test_it_is_trained_once_for_all_runs_that_would_train_the_same(tmp_path, monkeypatch):
-    trained, train = [], pretraining.Pretraining._train
-
-    def watched(self, pretext, network, shared):
-        trained.append(shared)
-        train(self, pretext, network, shared)
-
-    monkeypatch.setattr(pretraining.Pretraining, "_train", watched)
+def test_it_is_trained_once_for_all_runs_that_would_train_the_same(tmp_path, trained):
     study = Study(
         strategies=[Random(), Margin()], modules=[Classifier], data=[Digits(epoch_steps=10)], seeds=2, pretext=SHORT,
         trainer=runs.STEPS, budget=30, query_size=10, root=tmp_path,
@@ -205,14 +211,7 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
     assert [each.labels for each in learner.run()] == [20, 30]
 
 
-def test_images_of_another_size_are_others_and_seeds_share(tmp_path, monkeypatch):
-    trained, train = [], pretraining.Pretraining._train
-
-    def watched(self, pretext, network, shared):
-        trained.append(shared)
-        train(self, pretext, network, shared)
-
-    monkeypatch.setattr(pretraining.Pretraining, "_train", watched)
+def test_images_of_another_size_are_others_and_seeds_share(tmp_path, trained):
     scans, names = own.scans(120)
     own.png_folder(tmp_path / "images", scans, names)
     for size, seed in ((28, 0), (28, 1), (32, 0)):

@@ -16,6 +16,7 @@ from deepal.augmentation import (
     ColorJitter,
     RandomResizedCrop,
     augmented,
+    on_one,
     refuse_images,
     refuse_others,
 )
@@ -124,9 +125,7 @@ class Pretrained(LightningModule):
         network.head.requires_grad_(False)  # it takes no part
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        images = batch["input"]
-        images = images.float() / 255 if images.dtype == torch.uint8 else images
-        loss = self.pretext.loss(self.network, self.pretext_head, images, self.task)
+        loss = self.pretext.loss(self.network, self.pretext_head, on_one(batch["input"]), self.task)
         self._taken.append(loss.detach())
         return loss
 

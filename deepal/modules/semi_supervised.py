@@ -60,6 +60,8 @@ class SemiSupervised(Accompanied):
 
     views = 2
     """How many views of each unlabeled image there are in a batch."""
+    rampup_steps = 0
+    """How long the weight of unlabeled images grows."""
 
     @property
     def reads_unlabeled(self) -> bool:
@@ -92,7 +94,7 @@ class SemiSupervised(Accompanied):
 
     def rampup(self) -> float:
         """The share of the weight that counts in this step."""
-        return 1.0
+        return consistency.rampup(self.global_step, self.rampup_steps)
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         super().optimizer_step(*arguments, **keywords)
@@ -136,9 +138,6 @@ class PseudoLabel(SemiSupervised):
         classes, counts = consistency.sure(torch.softmax(logits.detach().float(), -1), self.threshold)
         return consistency.pseudo_label_loss(logits, classes, counts), counts
 
-    def rampup(self) -> float:
-        return consistency.rampup(self.global_step, self.rampup_steps)
-
 
 class MeanTeacher(SemiSupervised):
     """Mean teacher (Tarvainen & Valpola, 2017): the network learns to say of one view of an image what the average of its
@@ -170,9 +169,6 @@ class MeanTeacher(SemiSupervised):
             target = self.reader.probs(teachers)
         difference = (self.of.probs(own) - target).square().mean()
         return difference, torch.ones(len(own), device=own.device)
-
-    def rampup(self) -> float:
-        return consistency.rampup(self.global_step, self.rampup_steps)
 
 
 class FixMatch(SemiSupervised):
