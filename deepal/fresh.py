@@ -49,9 +49,8 @@ def make_trainer(
 
 def steps_of(trainer: Trainer, batches: int) -> int | None:
     """How many steps a fit of so many batches an epoch takes at most; None where that cannot be said."""
-    if trainer.max_steps > 0:
-        return trainer.max_steps
-    return trainer.max_epochs * batches if trainer.max_epochs and trainer.max_epochs > 0 else None
+    of_epochs = (trainer.max_epochs or 0) * batches
+    return min((each for each in (trainer.max_steps, of_epochs) if each > 0), default=None)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,15 +110,10 @@ class Pretraining:
 
     def _key(self, pretext: Pretext, network: Network) -> str:
         """A hash of all that the weights come from."""
-        data, positions, options = self.settings.data, self.settings.data.begun_positions, self.settings.trainer
-        hashed = blake2b(repr(network).encode(), digest_size=16)
-        for name, each in network.state_dict().items():
-            hashed.update(name.encode() + each.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        stamps = data.stamps("train", positions)
-        for each in (torch.tensor(positions), stamps):
-            hashed.update(each.numpy().tobytes())
+        data, options = self.settings.data, self.settings.trainer
+        images = torch.tensor(data.begun_positions), data.stamps("train", data.begun_positions)
         arithmetic = [options.get(name) for name in ("precision", "sync_batchnorm")], self.ranks.processes
-        of = (pretext, data.task, data.identity(), hashed.hexdigest(), arithmetic)
+        of = (pretext, data.task, data.identity(), *images, network, arithmetic)
         return fingerprint.digest(fingerprint.describe(of))
 
     def _train(self, pretext: Pretext, network: Network, shared: Path) -> None:

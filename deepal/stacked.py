@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from deepal import fingerprint
+from deepal import fingerprint, fresh
 from deepal.nn import Frozen
 from deepal.nn.together import BY_NUMBER, Heads
 
@@ -73,7 +73,7 @@ def fit_together(fits: Sequence[Fit]) -> dict[int, Exception]:
         try:
             fit.data.trainer = fit.trainer
             loader = fit.data.train_dataloader()
-            orders[number] = list(islice(_rows(loader), _steps(fit.trainer, len(loader))))
+            orders[number] = list(islice(_rows(loader), fresh.steps_of(fit.trainer, len(loader))))
             shape = tuple(tuple(each.shape) for each in fit.module.network.parameters())
             recipe = fingerprint.digest(fingerprint.describe([fit.module.optimizer, fit.module.scheduler]))
             sizes = tuple(map(len, orders[number]))
@@ -122,9 +122,3 @@ def _rows(loader: DataLoader) -> Iterator[Tensor]:
     for epoch in count():
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         yield from list(loader.sampler)
-
-
-def _steps(trainer: Trainer, batches: int) -> int:
-    """How many a fit takes of so many batches an epoch."""
-    of_epochs = (trainer.max_epochs or 0) * batches
-    return min(each for each in (of_epochs, trainer.max_steps) if each > 0)

@@ -51,7 +51,7 @@ def emnist(root, *_):
 
 
 def cifar(root, monkeypatch, dataset, folder, key, classes, names):
-    coin = np.random.default_rng(0)
+    coin, size = np.random.default_rng(0), 2 * max(classes, 30)
     (root / folder).mkdir()
 
     def write(name, content):
@@ -60,7 +60,7 @@ def cifar(root, monkeypatch, dataset, folder, key, classes, names):
 
     def batch(name):
         return write(
-            name, {"data": coin.integers(0, 255, (SIZE, 3072), dtype=np.uint8), key: [i % classes for i in range(SIZE)]}
+            name, {"data": coin.integers(0, 255, (size, 3072), dtype=np.uint8), key: [i % classes for i in range(size)]}
         )
 
     monkeypatch.setattr(dataset, "train_list", [batch(name) for name, _ in dataset.train_list])
@@ -73,8 +73,8 @@ def svhn(root, monkeypatch):
     coin, files = np.random.default_rng(0), {}
     for split in ("train", "test"):
         name = f"{split}_32x32.mat"
-        labels = (np.arange(SIZE) % 10 + 1).reshape(-1, 1)
-        savemat(root / name, {"X": coin.integers(0, 255, (32, 32, 3, SIZE), dtype=np.uint8), "y": labels})
+        labels = (np.arange(100) % 10 + 1).reshape(-1, 1)
+        savemat(root / name, {"X": coin.integers(0, 255, (32, 32, 3, 100), dtype=np.uint8), "y": labels})
         files[split] = ["", name, hashlib.md5((root / name).read_bytes()).hexdigest()]
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", files)
 
@@ -403,7 +403,7 @@ def test_train_py_is_deepal_run():
 
 
 SMALL = [
-    *("--trainer.max_steps", "2", "--query_size", "5", "--budget", "30", "--seeds", "2"),
+    *("--trainer.max_steps", "2", "--query_size", "5", "--budget", "25", "--seeds", "2"),
     *("--initial", "AtRandom", "--initial.size", "20"),
 ]
 

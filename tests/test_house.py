@@ -70,6 +70,7 @@ ALONG = {  # the arrows within a floor
     "pretraining": {"run", "fresh"},
     "features": {"run", "scan"},
     "preflight": {"stacked"},
+    "stacked": {"fresh"},
     "bookkeeping": {"run", "weights", "preflight"},
     "run": {"records"},
     "testing": {"strategies"},

@@ -73,7 +73,7 @@ def test_recorders_of_two_processes_record_what_one_does(tmp_path):
     assert len(ours["history"][ours["history"][:, 0] >= 0].unique(dim=1).T) > 1
 
 
-@pytest.mark.parametrize("kind", ["vaal", "unlabeled"])
+@pytest.mark.parametrize("kind", [pytest.param("vaal", marks=pytest.mark.slow), "unlabeled"])
 def test_what_reads_unlabeled_images_trains_in_two_processes_and_repeats_itself(tmp_path, kind):
     for turn in ("one", "again"):
         done = launch(tmp_path / turn, kind)
@@ -140,8 +140,12 @@ def test_test_metrics_count_every_image_once(whole):
     assert last.metrics["test/accuracy"] == pytest.approx(hits / 597, abs=1e-7)
 
 
-def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_for_bit(whole, tmp_path):
-    for killed in ((1, "fit", 45), (0, "scan", 3), (1, "test", 1)):
+KILLS = [(1, "fit", 45), (0, "scan", 3), (1, "test", 1)]
+
+
+@pytest.mark.parametrize("kills", [KILLS[:2], pytest.param(KILLS, marks=pytest.mark.slow)], ids=len)
+def test_a_killed_rank_ends_the_other_and_the_run_goes_on_bit_for_bit(whole, tmp_path, kills):
+    for killed in kills:
         done = launch(tmp_path, *killed)
         assert done.returncode != 0
         assert not (tmp_path / "run" / "model.safetensors").exists()

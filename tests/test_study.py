@@ -248,17 +248,17 @@ def test_a_run_that_exits_stops_no_other(tmp_path, workers):
     assert len(leaving.records()) == 1
 
 
-def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])  # workers wait as long as they do
+def test_a_lease_from_elsewhere_is_waited_for_until_it_beats_or_has_run_out(tmp_path, monkeypatch, processes):
     """As after a restart of the machine: a worker was killed, and no number of a process says so any more."""
     monkeypatch.setattr(leases.Leases.__init__, "__defaults__", (0.05, 0.5, None))
     monkeypatch.setattr(workers, "LOOKS", 0.05)
-    for processes in (1, 2):
-        whole = made(tmp_path / str(processes), strategies=[Random()], ceiling=False)
-        dead, cut_off = whole.runs
-        for folder, content in ((dead, elsewhere(0)), (cut_off, "")):
-            folder.mkdir(parents=True)
-            (folder / "lease.0").write_text(content)
-        assert len(whole.run(processes)) == 2
+    whole = made(tmp_path, strategies=[Random()], ceiling=False)
+    dead, cut_off = whole.runs
+    for folder, content in ((dead, elsewhere(0)), (cut_off, "")):
+        folder.mkdir(parents=True)
+        (folder / "lease.0").write_text(content)
+    assert len(whole.run(processes)) == 2
 
 
 def elsewhere(beats):

@@ -179,7 +179,9 @@ class Renaming(DatasetOracle):
         return [each.__class__(each.position, str((int(each.label) + 1) % 10)) for each in answers]
 
 
-@pytest.mark.parametrize("callbacks", [[], [BestWeights()]], ids=["as it ends", "best weights"])
+@pytest.mark.parametrize(
+    "callbacks", [[], pytest.param([BestWeights()], marks=pytest.mark.slow)], ids=["as it ends", "best weights"]
+)
 def test_labels_change_nothing_that_is_asked(tmp_path, callbacks):
     queries, trainer = [], {"max_steps": 60, "callbacks": callbacks}
     for oracle in (DatasetOracle(), Renaming()):
