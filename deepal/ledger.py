@@ -193,14 +193,19 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode = DELETE")
         self._db.execute("PRAGMA synchronous = EXTRA")
         self._db.execute("PRAGMA foreign_keys = ON")
-        if not self._has_tables():
+        if not self._tables():
             with self._transaction():
-                if not self._has_tables():  # another process may have made them in between
+                if not self._tables():  # another process may have made them in between
                     self._make_tables()
         self.manifest(), self.results(), self.answers(before=0)  # another database has no such tables
+        if missing := ", ".join(sorted({*_TABLES} - self._tables())):
+            raise LedgerError(
+                f"{self.path} was written by an earlier version of deepal, whose ledgers had no table {missing}; go on "
+                f"with that version, or give the run another name."
+            )
 
-    def _has_tables(self) -> bool:
-        return self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
     def _make_tables(self) -> None:
         for statement in _SCHEMA.split(";\n"):

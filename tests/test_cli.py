@@ -306,6 +306,15 @@ REFUSED = [
         "there is no 'PowerBALD' for --strategy; here that is Stochastic, with BALD for its option",
     ),
     ("--module.backbone deepal.nn.BALD", "--module.backbone does not take 'BALD'"),
+    ("--stop+=Nonsense", "there is no 'Nonsense' for --stop; it takes TargetMetric"),
+    ("--stop+=Margin", "--stop does not take 'Margin'; it takes TargetMetric"),
+    ("--module.optimizer Addam", "there is no 'Addam' for --module.optimizer; the nearest is 'Adam'"),
+    ("--module.optimizer Nothing", "SGD, SparseAdam. All options"),
+    ("--module.backbone Nothing", "there is no 'Nothing' for --module.backbone; it takes BatchBALDCNN, GalCNN"),
+    (
+        "--strategy Prefilter --strategy.of Margin",
+        "there is no option 'of' for --strategy; Prefilter takes by, then, keep, factor",
+    ),
     ("--strategy MaxEntropy", "here that is PredictiveEntropy"),
     ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
 ]

@@ -1,4 +1,5 @@
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -49,6 +50,13 @@ def test_asking_the_same_again_is_nothing_and_something_else_an_error(ledger):
             ledger.ask(0, query, measured)
     assert ledger.asked(0) == [5, 9]
     assert ledger.results() == [result()]
+
+
+def test_a_ledger_of_an_earlier_version_is_not_gone_on_with(ledger):
+    with closing(sqlite3.connect(ledger.path)) as earlier:
+        earlier.execute("DROP TABLE stops")
+    with pytest.raises(LedgerError, match="by an earlier version of deepal, whose ledgers had no table stops; go on"):
+        Ledger(ledger.path)
 
 
 def test_a_position_is_asked_once_in_a_run_and_a_refusal_writes_nothing(ledger):

@@ -64,10 +64,11 @@ class LossPrediction(Accompanied):
                 f"LossPrediction needs to know which parts of {type(network).__name__} to read; name some of its "
                 f"named_modules() in stages=[...]."
             )
-        for name in set(self.read) - {name for name, _ in network.named_modules() if name}:
+        parts = [name for name, _ in network.named_modules() if name]
+        for name in sorted(set(self.read) - set(parts)):
             raise ValueError(
-                f"LossPrediction(stages=['{name}', ...]) is no part of {type(network).__name__}; take one of its "
-                f"named_modules()."
+                f"LossPrediction(stages=['{name}', ...]) is no part of {type(network).__name__}; its parts are "
+                f"{', '.join(parts)}."
             )
         self.head = LossHead(widths_of(network, self.read, task.input_shape), self.hidden)
 
