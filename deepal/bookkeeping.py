@@ -36,7 +36,7 @@ class Settings(Protocol):
     embedding_from: Representation | None
     query_size: int
     budget: int
-    stop: Sequence[StoppingRule]
+    stop: list[StoppingRule]
     test_every: int | None
     seed: int
 

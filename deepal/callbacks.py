@@ -56,7 +56,7 @@ class ResumableFit(Callback):
         seeds.set_global(seeds.derive(self.seed, "epoch", trainer.current_epoch, *own_coins))
 
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
-        state = {
+        state: dict[str, Any] = {
             "of": self.of,
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
@@ -94,12 +94,13 @@ class ResumableFit(Callback):
         _count_as_done(trainer, state["epoch"], state["step"])
 
     def _others(self, trainer: Trainer) -> dict[str, Callback]:
-        return {f"{i} {each.state_key}": each for i, each in enumerate(trainer.callbacks) if each is not self}
+        every = enumerate(trainer.callbacks)  # type: ignore[attr-defined]
+        return {f"{i} {each.state_key}": each for i, each in every if each is not self}
 
 
 def _count_as_done(trainer: Trainer, epochs: int, steps: int) -> None:
     """Let a fit that is about to enter its first epoch count as one that has finished so many epochs and steps."""
-    loop = trainer.fit_loop
+    loop: Any = trainer.fit_loop
     for counts in (loop.epoch_progress.current, loop.epoch_progress.total):
         counts.ready = counts.started = counts.processed = counts.completed = epochs
     loop.epoch_loop._batches_that_stepped = steps

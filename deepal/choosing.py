@@ -32,7 +32,7 @@ class Settings(Protocol):
     data: ActiveDataModule
     query_size: int
     budget: int
-    stop: Sequence[StoppingRule]
+    stop: list[StoppingRule]
     pool_subset: int | None
     seed: int
 
@@ -119,9 +119,9 @@ class Choosing:
             known = artifacts.load(self.files.artifacts, turn.artifacts, positions)
             return replace(view, pool=view.pool.joined(known)), None
         coins = torch.Generator().manual_seed(seeds.derive(self.settings.seed, "once"))
-        known = strategy.once(view, turn.query_size, coins)
-        made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, known))
-        return replace(view, pool=view.pool.joined(known)), made
+        found = strategy.once(view, turn.query_size, coins)
+        made = self.ranks.decided(lambda: artifacts.save(self.files.artifacts, positions, found))
+        return replace(view, pool=view.pool.joined(found)), made
 
     def _view(self, index: Tensor, scan: Scan) -> View:
         """What a strategy may look at. Args: index: positions of the pool that it may choose from."""

@@ -59,7 +59,7 @@ class Settings(Protocol):
     pretext: Pretext | None
     query_size: int
     budget: int
-    stop: Sequence[StoppingRule]
+    stop: list[StoppingRule]
     pool_subset: int | None
     warm_start: bool
     stacked: bool
@@ -361,7 +361,7 @@ class Cycle:
 
     def _drawn_module(self) -> LightningModule:
         """A module, its network drawn from the global generator."""
-        module = fresh.make_module(self.settings.module)
+        module: Any = fresh.make_module(self.settings.module)
         if hasattr(module, "configure_network"):
             if self.data.task is None:
                 raise ValueError(

@@ -62,8 +62,8 @@ def _explained(message: str, parser: ArgumentParser) -> str:
         return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2].rstrip('.')}."
     if given := _found(r"(?:Got|Given) value: (?:NestedArg\(.*val='(.*)'\)|(\S+))$", text):
         of_the_option = text.rpartition('Parser key "')[2].partition("Given")[0]
-        kinds = dict.fromkeys(re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", of_the_option))
-        names = [literal or kind for literal, kind in kinds if kind != "NoneType"]
+        named = dict.fromkeys(re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", of_the_option))
+        names = [literal or kind for literal, kind in named if kind != "NoneType"]
         expected = ", or ".join([name for name in names if name not in ("list", "Sequence")] or ["a list"] * bool(names))
         if expected:
             return f"--{key} takes {expected}, and was given {given}."

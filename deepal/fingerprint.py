@@ -147,7 +147,7 @@ def _kept_arguments(value: Any) -> dict[str, Any]:
         else:
             unseen = True
     if unseen:
-        plain = bool | int | float | str | tuple | type(None)
+        plain = (bool, int, float, str, tuple, type(None))
         kept |= {name: describe(each) for name, each in vars(value).items() if isinstance(each, plain)}
     return kept
 

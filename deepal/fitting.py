@@ -45,7 +45,7 @@ _OF_DATA = ("train_dataloader", "on_before_batch_transfer", "transfer_batch_to_d
 
 def fit(trainer: Trainer, module: LightningModule, data: ActiveDataModule, options: Mapping[str, Any]) -> None:
     """Train a module on what is labeled. Args: options: that the Trainer was made of."""
-    if _may_take_blocks(trainer.callbacks, module, data, options):
+    if _may_take_blocks(trainer.callbacks, module, data, options):  # type: ignore[attr-defined]
         with _in_blocks(module, data):
             trainer.fit(module, datamodule=data)
     else:
@@ -89,9 +89,13 @@ def _steps_plainly(optimizers: Any) -> bool:
 @contextmanager
 def _in_blocks(module: LightningModule, data: ActiveDataModule) -> Iterator[None]:
     """Let the loader serve blocks, and the module step through them."""
-    step = module.training_step
+    step: Any = module.training_step
     module.automatic_optimization, data.block = False, _STEPS
-    module.training_step = lambda block, batch_idx: _step_through(module, step, data, block)  # type: ignore[method-assign]
+
+    def step_through(block: Block, batch_idx: int) -> None:
+        _step_through(module, step, data, block)
+
+    module.training_step = step_through  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -107,7 +111,7 @@ def _step_through(
     optimizer, schedules = trainer.optimizers[0], [each.scheduler for each in trainer.lr_scheduler_configs]
     for index, batch in enumerate(data.batches_of(block), block.first):
 
-        def loss_of(batch: Any = batch, index: int = index) -> Tensor:
+        def loss_of(batch: Any = batch, index: int = index) -> Any:
             with torch.enable_grad():
                 loss = step(batch, index)["loss"]
             optimizer.zero_grad()

@@ -69,7 +69,7 @@ def _lock(file: TextIO, folder: Path, deadline: float) -> None:
             ) from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, and move it there once it is on the disk: a process killed in between
     leaves the old file, or none. Within one folder, so also where temporary files live on another file system. Of several
     processes that write the same the last one wins."""

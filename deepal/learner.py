@@ -162,9 +162,13 @@ class Learner:
             if len(set(positions)) != len(positions):
                 raise ValueError(f"positions must be distinct, and {list(positions)} has some more than once.")
             names = [None if label is None else self.data.label(label) for label in labels]
-            statuses = ["abstained" if name is None else "labeled" for name in names]
-            answers = zip(positions, names, statuses, strict=True)
-            books.take([Answer(int(position), name, status, annotator) for position, name, status in answers])
+            answered = zip(positions, names, strict=True)
+            books.take(
+                [
+                    Answer(int(position), name, "abstained" if name is None else "labeled", annotator)
+                    for position, name in answered
+                ]
+            )
 
     # Before the first epoch
 
@@ -217,13 +221,13 @@ class Learner:
         config = fingerprint.describe(self)
         books.lay_out(config)
         alone = Cycle(self, books.run.files, Ranks())
-        module = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
+        module: Any = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
         alone.features.refuse_broken()
         books.read(lambda: alone.pretraining.refuse_broken(module))
         if hasattr(module, "refuse"):
             books.read(lambda: module.refuse(self.data.raw(2)))
-        grouped = self.data.groups([]) is not None
+        grouped = self.data.has_groups
         recorders, batches = recorders_of(trainer), self.data.batches_an_epoch(self.budget)
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)
         preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)

@@ -286,7 +286,7 @@ class Ledger:
         with self._transaction():
             self._write_unreadable(part, reasons)
 
-    def unreadable(self) -> list[tuple[str, int]]:
+    def unreadable(self) -> list[tuple[Any, int]]:
         """(part, position) of every image that could not be read."""
         return list(self._db.execute("SELECT part, position FROM unreadable ORDER BY part, position"))
 

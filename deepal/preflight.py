@@ -148,13 +148,14 @@ def refuse_bad_needs(
             f"{strategy!r} reads the embedding as the input of the last layer, and embedding_from gives another one; leave "
             f"it out, or take a strategy that compares images by any representation, such as TypiClust() or CoreSet()."
         )
-    for each in (*probes, *recorders):
+    asking: Sequence[Probe | Recorder] = (*probes, *recorders)
+    for each in asking:
         missing = [name for name in each.asks if not callable(getattr(voice_of(module), name, None))]
         if missing:
-            names, name = ", ".join(missing), type(module).__name__
+            methods, name = ", ".join(missing), type(module).__name__
             who = repr(each) if isinstance(each, Probe) else type(each).__name__
             raise ValueError(
-                f"{who} asks {names} of {name}, which cannot say it; give it a method {names}(images), or adapt it: "
+                f"{who} asks {methods} of {name}, which cannot say it; give it a method {methods}(images), or adapt it: "
                 f"Adapter({name}, head=...)."
             )
     for probe in probes:
@@ -169,7 +170,7 @@ def refuse_bad_needs(
                 f"consistent=True."
             )
     said = {probe.says for probe in probes} | ({"embedding"} if embedded else set())
-    said |= {name for each in recorders for name in each.says}
+    said |= {name for recorder in recorders for name in recorder.says}
     for of, names in strategy.needs.items():
         for name in names:
             if name == "group" and not grouped:
@@ -189,18 +190,18 @@ def refuse_bad_needs(
                     f"Classifier(posterior=MCDropout()) can, so can Ensemble, and so can any module with dropout by "
                     f"probes=[MCDropout()]."
                 )
-            recorder = next((each.__name__ for each in _subclasses(Recorder) if name in each.says), None)
-            if recorder:
+            records = next((made.__name__ for made in _subclasses(Recorder) if name in made.says), None)
+            if records:
                 raise ValueError(
                     f"{strategy!r} needs {name}, which only training knows; have it recorded: "
-                    f"trainer.callbacks=[{recorder}()]."
+                    f"trainer.callbacks=[{records}()]."
                 )
             able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
-            probe = next((each.__name__ for each in _subclasses(Probe) if getattr(each, "says", None) == name), None)
+            reads = next((made.__name__ for made in _subclasses(Probe) if getattr(made, "says", None) == name), None)
             raise ValueError(
                 f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
                 f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
-                f"{f'have it read: probes=[{probe}()]' if probe else 'a probe'}."
+                f"{f'have it read: probes=[{reads}()]' if reads else 'a probe'}."
             )
 
 
@@ -336,7 +337,7 @@ def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None)
 
     Args: validation: how many validation images there are; epoch_steps: steps an epoch, where that is known.
     """
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name, monitor = type(callback).__name__, str(getattr(callback, "monitor", ""))
         if monitor.startswith("val") and not validation:
             raise ValueError(
@@ -360,7 +361,9 @@ def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None)
 def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batches: int, query_size: int) -> None:
     """Raises ValueError for a recorder that would see too little of a fit. Args: steps: of the fit, where that is known;
     batches: an epoch."""
-    for each in recorders if steps else []:
+    if steps is None:
+        return
+    for each in recorders:
         each.refuse_too_little(-(-steps // batches), query_size)
 
 
@@ -472,7 +475,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _subclasses(of: type) -> Iterator[type]:
+def _subclasses(of: Any) -> Iterator[Any]:
     for each in of.__subclasses__():
         yield each
         yield from _subclasses(each)

@@ -60,7 +60,7 @@ class Recorder(Callback):
 
 def recorders_of(trainer: Trainer) -> list[Recorder]:
     """The recorders among the callbacks of a Trainer."""
-    return [each for each in trainer.callbacks if isinstance(each, Recorder)]
+    return [each for each in trainer.callbacks if isinstance(each, Recorder)]  # type: ignore[attr-defined]
 
 
 class PredictionHistory(Recorder):

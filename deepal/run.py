@@ -166,7 +166,7 @@ class Run:
         ]
         tables.write(self.path / "results.csv", list(dict.fromkeys(name for row in results for name in row)), results)
         tables.write(self.path / "labels.csv", LABELS, self.ledger.labels())
-        if results and (forgetting := self.ledger.forgetting(results[-1]["cycle"])):
+        if results and (forgetting := self.ledger.forgetting(len(results) - 1)):
             tables.write(self.path / "forgetting.csv", list(forgetting[0]), forgetting)
         if unreadable := self.ledger.quarantine():
             tables.write(self.path / "quarantine.csv", list(unreadable[0]), unreadable)

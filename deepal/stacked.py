@@ -29,7 +29,7 @@ class Loaded(Protocol):
 
     trainer: Any
 
-    def train_dataloader(self) -> DataLoader: ...
+    def train_dataloader(self) -> Any: ...
 
 
 class Fit(NamedTuple):

@@ -110,8 +110,9 @@ def load_model(path: str | Path, module: LightningModule | None = None) -> Light
     if not described:
         raise ValueError(f"{file} is not a whole file of weights; run its run again, which writes it anew.")
     if module is None:
-        module = _build(described["module"])()
-        module.configure_network(Task.from_json(described["task"]))
+        made: Any = _build(described["module"])()
+        made.configure_network(Task.from_json(described["task"]))
+        module = made
     if not _has_trunks(module, file):
         raise ValueError(
             f"{file} holds what was trained, and not the network that gives the features, which the last model alone has; "

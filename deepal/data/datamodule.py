@@ -338,7 +338,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         """Who said the class of an image that came with one."""
         return self.title
 
-    def name(self, position: int) -> str:
+    def name(self, position: int) -> str:  # type: ignore[override]
         """What people call a training image."""
         return self._set.train.name(position)
 
@@ -353,6 +353,11 @@ class ActiveDataModule(LightningDataModule, ABC):
     def position(self, name: str) -> int | None:
         """The training image that people call so; None where there is none."""
         return self._set.train.position(name)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether images belong together by groups."""
+        return self._set.train.groups([]) is not None
 
     def groups(self, positions: Tensor) -> Tensor | None:
         """The group of each of these training images, (n,); None where there are no groups."""
@@ -434,7 +439,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         if "input" not in batch:  # labeled and unlabeled side by side
             if isinstance(batch["unlabeled"], Damaged):  # what is left of it has not been transferred
                 left = loading.readable(batch["unlabeled"])
-                batch = {**batch, "unlabeled": move_data_to_device(left, self.trainer.strategy.root_device)}
+                batch = {**batch, "unlabeled": move_data_to_device(left, self._device)}
             of_views, views = batch["unlabeled"], self._asked("views")
             prepared = {name: self.on_after_batch_transfer(part, dataloader_idx) for name, part in batch.items()}
             if views > 1:
@@ -445,6 +450,10 @@ class ActiveDataModule(LightningDataModule, ABC):
         images = batch["input"]
         if self.trainer is not None and self.trainer.training:
             images = augmented(images, self.augmentation)
+        return self._normalized(batch, images)
+
+    def _normalized(self, batch: dict[str, Any], images: Tensor) -> dict[str, Any]:
+        assert self.task  # of a foreign data set, whose batches come by another way, it may be None
         return {**batch, "input": self.task.normalize(images)}
 
     def _asked(self, name: str, otherwise: int = 1) -> int:
@@ -456,13 +465,18 @@ class ActiveDataModule(LightningDataModule, ABC):
         return block.prepared(self._transferred, tosses_coins=bool(self.augmentation))
 
     def _transferred(self, batch: dict[str, Tensor]) -> Any:
-        device = self.trainer.strategy.root_device
-        return self.on_after_batch_transfer({name: each.to(device) for name, each in batch.items()}, 0)
+        return self.on_after_batch_transfer({name: each.to(self._device) for name, each in batch.items()}, 0)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where batches are read."""
+        assert self.trainer
+        return self.trainer.strategy.root_device
 
     def scanned(self, batch: Any, device: torch.device) -> Any:
         """A batch of `scan_dataloader` as a module reads it, on the device. Raises UnreadableError for a damaged batch."""
         batch = move_data_to_device(loading.whole(batch), device)
-        return {**batch, "input": self.task.normalize(batch["input"])}
+        return self._normalized(batch, batch["input"])
 
     def _images(self, part: Part) -> Images:
         if part in self._features:
@@ -498,6 +512,7 @@ class ActiveDataModule(LightningDataModule, ABC):
         sampler = loading.Shuffled(len(positions), size, seed, steps, self.share, orders, self.full_batches)
         batches = loading.Batches(self._images("train"), torch.tensor(positions), targets)
         if self.block:
+            assert self.trainer
             cut = max(self.trainer.max_steps, 0) % len(sampler)
             return loading.loader(loading.Blocks(batches), loading.InBlocks(sampler, self.block, cut), 0)
         return loading.loader(batches, sampler, self._workers)

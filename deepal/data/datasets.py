@@ -1,7 +1,7 @@
 """Data sets by name. Each says what it loads; everything else is `ActiveDataModule`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class TorchvisionData(ActiveDataModule):
 
     root: str = field(default="data", metadata=NEUTRAL)
 
+    def parts(self, dataset: Callable[..., Any], **split: Any) -> list[Any]:
+        """The torchvision data sets to train and to test on."""
+        return [self.fetch(dataset, **split, train=train) for train in (True, False)]
+
     def fetch(self, dataset: Callable[..., Any], **split: Any) -> Any:
         """The torchvision data set of one split, from `root`, or downloaded into it.
 
@@ -68,7 +72,7 @@ class MNIST(TorchvisionData):
     """60,000 handwritten digits, 28 x 28 gray, and 10,000 to test (LeCun et al., 1998)."""
 
     def load(self) -> ImageSet:
-        return _gray(*(self.fetch(torchvision.datasets.MNIST, train=train) for train in (True, False)), classes=DIGITS)
+        return _gray(self.parts(torchvision.datasets.MNIST), DIGITS)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -76,7 +80,7 @@ class FashionMNIST(TorchvisionData):
     """60,000 pictures of clothes, 28 x 28 gray, and 10,000 to test (Xiao et al., 2017)."""
 
     def load(self) -> ImageSet:
-        return _gray(*(self.fetch(torchvision.datasets.FashionMNIST, train=train) for train in (True, False)))
+        return _gray(self.parts(torchvision.datasets.FashionMNIST))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -84,7 +88,7 @@ class KMNIST(TorchvisionData):
     """60,000 cursive Japanese characters, 28 x 28 gray, and 10,000 to test (Clanuwat et al., 2018)."""
 
     def load(self) -> ImageSet:
-        return _gray(*(self.fetch(torchvision.datasets.KMNIST, train=train) for train in (True, False)))
+        return _gray(self.parts(torchvision.datasets.KMNIST))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -100,12 +104,13 @@ class EMNIST(TorchvisionData):
         dataset = torchvision.datasets.EMNIST
         if self.split not in dataset.splits:
             raise ValueError(f"EMNIST has no split '{self.split}'; it has {', '.join(dataset.splits)}.")
-        images = _gray(*(self.fetch(dataset, split=self.split, train=train) for train in (True, False)))
-        if images.classes[0] != "N/A":
-            return images
-        for part in (images.train, images.test):  # the letters are numbered from 1, after a class that is not there
-            part.classes -= 1
-        return replace(images, classes=images.classes[1:])
+        parts = self.parts(dataset, split=self.split)
+        names = [str(name) for name in parts[0].classes]
+        if names[0] != "N/A":
+            return _gray(parts, names)
+        for part in parts:  # the letters are numbered from 1, after a class that is not there
+            part.targets = part.targets - 1
+        return _gray(parts, names[1:])
 
 
 @dataclass(kw_only=True, eq=False)
@@ -113,7 +118,7 @@ class CIFAR10(TorchvisionData):
     """50,000 photographs of 10 classes, 32 x 32 color, and 10,000 to test (Krizhevsky, 2009)."""
 
     def load(self) -> ImageSet:
-        return _color(*(self.fetch(torchvision.datasets.CIFAR10, train=train) for train in (True, False)))
+        return _color(self.parts(torchvision.datasets.CIFAR10))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -121,7 +126,7 @@ class CIFAR100(TorchvisionData):
     """50,000 photographs of 100 classes, 32 x 32 color, and 10,000 to test (Krizhevsky, 2009)."""
 
     def load(self) -> ImageSet:
-        return _color(*(self.fetch(torchvision.datasets.CIFAR100, train=train) for train in (True, False)))
+        return _color(self.parts(torchvision.datasets.CIFAR100))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -147,7 +152,7 @@ class FromDatasets(ActiveDataModule):
 
     train: Dataset = field(metadata=NEUTRAL)
     test: Dataset = field(metadata=NEUTRAL)
-    classes: Sequence[str]
+    classes: Sequence[str]  # type: ignore[assignment]
 
     def load(self) -> ImageSet:
         for name, dataset in (("train", self.train), ("test", self.test)):
@@ -156,16 +161,16 @@ class FromDatasets(ActiveDataModule):
         return ImageSet(DatasetImages(self.train), DatasetImages(self.test), tuple(self.classes))
 
 
-def _gray(train: Any, test: Any, classes: Sequence[str] = ()) -> ImageSet:
+def _gray(parts: Sequence[Any], classes: Sequence[str] = ()) -> ImageSet:
     """Data sets that hold (N, height, width) bytes; the names of their classes where torchvision's are not plain."""
-    parts = (TensorImages(part.data.unsqueeze(1), part.targets) for part in (train, test))
-    return ImageSet(*parts, tuple(classes or (str(name) for name in train.classes)))
+    train, test = (TensorImages(part.data.unsqueeze(1), part.targets) for part in parts)
+    return ImageSet(train, test, tuple(classes or map(str, parts[0].classes)))
 
 
-def _color(train: Any, test: Any) -> ImageSet:
+def _color(parts: Sequence[Any]) -> ImageSet:
     """Data sets that hold (N, height, width, 3) bytes."""
-    parts = (TensorImages(_channels_first(part.data), part.targets) for part in (train, test))
-    return ImageSet(*parts, tuple(train.classes))
+    train, test = (TensorImages(_channels_first(part.data), part.targets) for part in parts)
+    return ImageSet(train, test, tuple(parts[0].classes))
 
 
 def _channels_first(data: np.ndarray) -> Tensor:

@@ -87,7 +87,7 @@ class FileSet(ActiveDataModule):
             begun_with, gone = remembered.begun_with, table.lacks(remembered.keys)
             if gone.any():
                 names = remembered.names()
-                lost = [names[at] if names else "" for at in np.flatnonzero(gone)]
+                lost = [names[at] if names else "" for at in np.flatnonzero(gone).tolist()]
                 table = table.with_rows(self.rows_of_lost(lost), remembered.keys[gone])
         classes = remembered.task.classes if remembered and remembered.task else loaded.classes
         _refuse_unknown(table, classes)

@@ -191,7 +191,9 @@ class OverDataModule(ActiveDataModule):
         if getattr(type(self.datamodule), name) is getattr(LightningDataModule, name):
             return None
         loader = _map_style(self.datamodule, name)
-        return loader and ForeignItems(loader.dataset, loader.dataset, loader.collate_fn, self.target_in_item)
+        if loader is None:
+            return None
+        return ForeignItems(loader.dataset, loader.dataset, loader.collate_fn, self.target_in_item)
 
 
 def plain(value: Any) -> Any:
@@ -238,8 +240,8 @@ def _with(item: Any, key: int | str, value: Any) -> Any:
     """A copy of an item with another value at this place."""
     if isinstance(item, dict):
         return {**item, key: value}
-    changed = list(item)
-    changed[key] = value  # type: ignore[call-overload]
+    changed: Any = list(item)
+    changed[key] = value
     return type(item)(*changed) if hasattr(item, "_fields") else type(item)(changed)
 
 

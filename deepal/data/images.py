@@ -214,7 +214,7 @@ def read_each(read: Any, positions: Sequence[int] | Tensor) -> list[Any]:
 def _hashed(count: int, images: Tensor) -> str:
     digest = blake2b(str(count).encode(), digest_size=16)
     digest.update(str((tuple(images.shape), images.dtype)).encode())
-    digest.update(images.contiguous().numpy())
+    digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -68,7 +68,7 @@ class TensorBoard(Tracker):
                 self.show(picture, cycle)
 
     def show(self, picture: Path, cycle: int) -> None:
-        board: Any = self._logger.experiment
+        board: Any = self._logger.experiment  # type: ignore[attr-defined]
         board.add_image("queries", np.asarray(Image.open(picture)), max(cycle, 0), dataformats="HWC")
 
 
