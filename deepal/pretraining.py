@@ -62,6 +62,7 @@ class Pretraining:
     ) -> None:
         self.settings, self.files, self.ranks, self.watchers, self._draw = settings, files, ranks, watchers, draw
         self._weights: Mapping[str, Tensor] | None = None
+        self._trunk: Network | None = None  # with these weights, for modules that are trained on its features
 
     def prepare(self) -> None:
         """Have the weights: the run's own, or those of another run that has trained the same, or train them."""
@@ -69,13 +70,13 @@ class Pretraining:
         if pretext is None or self._weights is not None:
             return
         if not self.ranks.decided(own.exists):
-            network = self._network(pretext)
+            module = self._drawn(pretext)
             with ExitStack() as held:
-                shared = self.files.shared_pretraining / self._key(pretext, network)
+                shared = self.files.shared_pretraining / self._key(pretext, module.network)
                 while not self.ranks.decided(lambda: folder.is_taken(held, shared, _PATIENCE)):
                     pass  # all of them know that one waits
                 if not self.ranks.decided((shared / own.name).exists):
-                    self._train(pretext, network, shared)
+                    self._train(pretext, module, shared)
                 if self.ranks.first:
                     folder.write_atomically(own, lambda partial: shutil.copy(shared / own.name, partial))
             self.ranks.decided(lambda: None)  # nobody opens a file that is being written
@@ -85,14 +86,19 @@ class Pretraining:
         """Have the networks of a module begin with the weights, where there are any yet."""
         if self._weights is not None:
             for network in _networks(module):
-                network.load_state_dict({**network.state_dict(), **self._weights})
+                if isinstance(network, Frozen):  # whose trunk is that of other runs too
+                    self._trunk = self._trunk or _with(self._weights, deepcopy(network.trunk))
+                    network.rest_on(self._trunk)
+                else:
+                    _with(self._weights, network)
 
     def refuse_broken(self, module: LightningModule) -> None:
         """Raises ValueError where a module has no network of ours, or several of different kinds, and for images of which
         the task cannot be asked."""
         if self.settings.pretext is None:
             return
-        shapes = [{name: each.shape for name, each in _below(network).items()} for network in _networks(module)]
+        learning = [_below(_learning(network)) for network in _networks(module)]
+        shapes = [{name: each.shape for name, each in weights.items()} for weights in learning]
         if not shapes or any(each != shapes[0] for each in shapes):
             what = "networks of several kinds" if shapes else "no network of deepal.nn by itself"
             raise ValueError(
@@ -101,12 +107,13 @@ class Pretraining:
             )
         self.settings.pretext.refuse(self.settings.data.raw(2))
 
-    def _network(self, pretext: Pretext) -> Network:
-        """A network to train, drawn with coins of its own."""
+    def _drawn(self, pretext: Pretext) -> Pretrained:
+        """A network to train, and its head for the task, drawn with the coins of the task."""
+        assert self.settings.data.task
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(pretext.seed)
-            first = next(_networks(self._draw()))
-        return deepcopy(first).requires_grad_(True).train()
+            network = deepcopy(_learning(next(_networks(self._draw()))))
+            return Pretrained(network.requires_grad_(True).train(), pretext, self.settings.data.task)
 
     def _key(self, pretext: Pretext, network: Network) -> str:
         """A hash of all that the weights come from."""
@@ -116,11 +123,8 @@ class Pretraining:
         of = (pretext, data.task, data.identity(), *images, network, arithmetic)
         return fingerprint.digest(fingerprint.describe(of))
 
-    def _train(self, pretext: Pretext, network: Network, shared: Path) -> None:
+    def _train(self, pretext: Pretext, module: Pretrained, shared: Path) -> None:
         """Train a network, and keep its weights in this folder."""
-        data = self.settings.data
-        assert data.task
-        module = Pretrained(network, pretext, data.task)
         options = {name: value for name, value in self.settings.trainer.items() if name in _MACHINE}
         resumable = ResumableFit(shared / "fit.ckpt", pretext.seed, of=shared.name, started=lambda epoch: None)
         progress = StepProgress(lambda steps: self.watchers.tell("advance", steps))
@@ -128,23 +132,34 @@ class Pretraining:
             {**options, "max_steps": pretext.steps}, self.files.path, shared / "curves", [resumable, progress]
         )
         self.watchers.tell("phase", 0, "pretrain", pretext.steps)
-        loader = data.pretext_dataloader(pretext.batch_size, min(_EPOCH, pretext.steps), pretext.seed)
+        loader = self.settings.data.pretext_dataloader(pretext.batch_size, min(_EPOCH, pretext.steps), pretext.seed)
         with self.ranks.on_its_own(), interruptible():
             trainer.fit(module, loader)
         self.ranks.align(module)
         if self.ranks.first:
-            kept = {name: each.detach().cpu().contiguous() for name, each in _below(network).items()}
+            kept = {name: each.detach().cpu().contiguous() for name, each in _below(module.network).items()}
             folder.write_atomically(shared / self.files.pretrained.name, lambda partial: save_file(kept, partial))
             (shared / "fit.ckpt").unlink(missing_ok=True)
 
 
 def _networks(module: nn.Module) -> Iterator[Network]:
-    """Networks in a module, those apart that are parts of others; of frozen ones what gives the features."""
+    """Networks in a module, those apart that are parts of others."""
     if isinstance(module, Network):
-        yield module.trunk if isinstance(module, Frozen) else module
+        yield module
         return
     for child in module.children() if isinstance(module, nn.Module) else ():
         yield from _networks(child)
+
+
+def _learning(network: Network) -> Network:
+    """What learns: of a frozen network what gives the features."""
+    return network.trunk if isinstance(network, Frozen) else network
+
+
+def _with(weights: Mapping[str, Tensor], network: Network) -> Network:
+    """The network, with these of its weights."""
+    network.load_state_dict({**network.state_dict(), **weights})
+    return network
 
 
 def _below(network: Network) -> dict[str, Tensor]:

@@ -185,6 +185,48 @@ def test_other_modules_begin_with_it_too(tmp_path, module):
     assert [each.labels for each in learner.run()] == [20, 30]
 
 
+@pytest.mark.parametrize("module", [Classifier, partial(Classifier, frozen=True)], ids=["network", "features"])
+def test_what_is_learned_depends_on_no_run(tmp_path, module):
+    """Whichever of the runs that share it comes first."""
+    of_seeds = [digits(tmp_path / f"{seed}", module=module, pretext=SHORT, budget=20, seed=seed) for seed in range(2)]
+    for learner in of_seeds:
+        learner.run()
+    first, second = map(kept, of_seeds)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_runs_of_one_module_keep_features_of_their_own(tmp_path):
+    """One instance makes the modules of runs with other pools, or without a pretext: each is what it is by itself."""
+    shared = Classifier(frozen=True)
+    changes = [
+        {"pretext": SHORT, "data": Digits(epoch_steps=10, pool_size=500)},
+        {"pretext": SHORT, "data": Digits(epoch_steps=10, pool_size=400)},
+        {"pretext": None},
+    ]
+    for number, change in enumerate(changes):
+        together = digits(tmp_path / "together" / str(number), module=shared, budget=30, **change)
+        alone = digits(tmp_path / "alone" / str(number), module=Classifier(frozen=True), budget=30, **change)
+        for learner in (together, alone):
+            learner.run()
+        assert Outcome.of(together) == Outcome.of(alone)
+
+
+def test_stacked_runs_rest_on_the_features_that_each_has_learned(tmp_path):
+    study = Study(
+        strategies=[Random()], modules=[Classifier(frozen=True)], seeds=2, pretext=SHORT, stacked=True,
+        data=[Digits(epoch_steps=10, pool_size=500)], trainer=runs.STEPS, budget=20, query_size=10, root=tmp_path,
+    )  # fmt: skip
+    study.run()
+    rests_on = []
+    for each in study.runs.values():
+        model = load_file(each.folder / "model.safetensors")
+        trunk = {name: weight for name, weight in kept(each).items() if not name.startswith("head")}
+        found = {name: model[f"network.trunk.{name}"] for name in trunk}
+        assert all(torch.equal(found[name], weight) for name, weight in trunk.items())
+        rests_on.append(found)
+    assert any(not torch.equal(rests_on[0][name], rests_on[1][name]) for name in rests_on[0]), "of pools of their own"
+
+
 def test_frozen_features_that_were_learned_are_better_than_drawn_ones(tmp_path):
     """On real scans: forty labels, a linear layer."""
     accuracy = {}

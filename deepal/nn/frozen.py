@@ -95,6 +95,10 @@ class Frozen(Network):
         """The network that gives the features."""
         return self._network.network
 
+    def rest_on(self, network: Network) -> None:
+        """Take another network's features from here on, of the same width. What was copied from this keeps its own."""
+        self._network = _Kept(network)
+
     @torch.no_grad()
     def trunk_features(self, images: Tensor) -> Tensor:
         """Of images, (B, F); rows of features are what they are."""
