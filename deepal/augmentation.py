@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import pi
+from math import inf, pi
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from torchvision.transforms.v2.functional import equalize
 
 
 class Augmentation(ABC):
-    """A random change of images (B, channels, height, width), raw values in and out."""
+    """A random change of images (B, channels, height, width), raw values in and out. Those here raise ValueError for
+    numbers outside of what they say."""
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor: ...
@@ -21,9 +22,12 @@ class Augmentation(ABC):
 
 @dataclass(frozen=True)
 class RandomFlip(Augmentation):
-    """Mirrors an image left to right. Args: p: how probable that is."""
+    """Mirrors an image left to right. Args: p: how probable that is, within 0 and 1."""
 
     p: float = 0.5
+
+    def __post_init__(self) -> None:
+        _refuse(self, 0 <= self.p <= 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         flipped = torch.rand(len(images), device=images.device) < self.p
@@ -32,9 +36,12 @@ class RandomFlip(Augmentation):
 
 @dataclass(frozen=True)
 class RandomCrop(Augmentation):
-    """Shifts an image by up to `padding` pixels each way, zeros moving in."""
+    """Shifts an image by up to `padding` pixels each way, a whole number from 0 on, zeros moving in."""
 
     padding: int = 4
+
+    def __post_init__(self) -> None:
+        _refuse(self, isinstance(self.padding, int) and self.padding >= 0)
 
     def __call__(self, images: Tensor) -> Tensor:
         batch, channels, height, width = images.shape
@@ -51,10 +58,13 @@ class RandomCrop(Augmentation):
 class Cutout(Augmentation):
     """Covers a square of an image with gray, whose middle is anywhere in it (DeVries & Taylor, 2017).
 
-    Args: size: of its side, as a share of the shorter side of the image.
+    Args: size: of its side, as a share of the shorter side of the image, within 0 and 2, which covers all of it.
     """
 
     size: float = 0.5
+
+    def __post_init__(self) -> None:
+        _refuse(self, 0 <= self.size <= 2)
 
     def __call__(self, images: Tensor) -> Tensor:
         images = on_one(images)
@@ -72,12 +82,16 @@ class Cutout(Augmentation):
 class RandAugment(Augmentation):
     """Several operations, one after another, each image its own of any strength (Cubuk et al., 2020), of the fourteen that
     FixMatch has (Sohn et al., 2020): none, contrast, brightness, colour, sharpness, stretched and equalized histograms,
-    fewer bits, bright values inverted, and to be turned, sheared and moved. Floats are taken to be within 0 and 1.
+    fewer bits, bright values inverted, and to be turned, sheared and moved. The first four are from a tenth of what they
+    were to nearly twice (from .05 to .95 of it there). Floats are taken to be within 0 and 1.
 
-    Args: operations: how many.
+    Args: operations: how many, a whole number from 0 on.
     """
 
     operations: int = 2
+
+    def __post_init__(self) -> None:
+        _refuse(self, isinstance(self.operations, int) and self.operations >= 0)
 
     def __call__(self, images: Tensor) -> Tensor:
         images = on_one(images)
@@ -96,11 +110,16 @@ class RandAugment(Augmentation):
 class RandomResizedCrop(Augmentation):
     """A part of an image in its whole size (Szegedy et al., 2015).
 
-    Args: least: the share of the area that the smallest part has; stretch: the most that width over height changes.
+    Args:
+        least: the share of the area that the smallest part has, above 0 and up to 1.
+        stretch: the factor by which width over height changes at most, 1 or more.
     """
 
     least: float = 0.3
     stretch: float = 4 / 3
+
+    def __post_init__(self) -> None:
+        _refuse(self, 0 < self.least <= 1 and 1 <= self.stretch < inf)
 
     def __call__(self, images: Tensor) -> Tensor:
         images = on_one(images)
@@ -118,12 +137,21 @@ class ColorJitter(Augmentation):
 
     strength: float = 0.4
 
+    def __post_init__(self) -> None:
+        _refuse(self, 0 <= self.strength <= 1)
+
     def __call__(self, images: Tensor) -> Tensor:
         images = on_one(images)
         factors = 1 + self.strength * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
         images = _blended(images, torch.zeros_like(images), factors[0])
         images = _blended(images, _gray(images).mean((-2, -1), keepdim=True), factors[1])
         return _blended(images, _gray(images), factors[2])
+
+
+def _refuse(change: Augmentation, is_within: bool) -> None:
+    if not is_within:
+        name = type(change).__name__
+        raise ValueError(f"{change!r} is out of range; help({name}) says from where to where its numbers go.")
 
 
 def refuse_others(by: str, name: str, given: Any) -> None:

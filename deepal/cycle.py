@@ -41,7 +41,7 @@ from deepal.representation import Representation
 from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
-from deepal.signals import Score
+from deepal.signals import Score, known
 from deepal.stopping import Around, StoppingRule
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watchers, interruptible
@@ -204,8 +204,8 @@ class Cycle:
     def _needs_fit(self, turn: Turn) -> bool:
         """Whether anybody wants the model of this cycle: a test, the strategy, or the next fit."""
         at_hand = {"embedding"} if self.settings.embedding_from is not None else set()
-        needs = {name for names in self.settings.strategy.needs.values() for name in names}
-        return turn.tests or bool(needs - at_hand) or self.settings.warm_start or bool(self.settings.stop)
+        asks = any(set(names) - known(of) - at_hand for of, names in self.settings.strategy.needs.items())
+        return turn.tests or asks or self.settings.warm_start or bool(self.settings.stop)
 
     def fit(self, turn: Turn, begun: Begun) -> None:
         """Train the module on what is labeled."""
@@ -216,15 +216,16 @@ class Cycle:
                 self.watchers.tell("phase", turn.cycle, "fit", fresh.steps_of(begun.trainer, batches))
                 with self.ranks.on_its_own(), interruptible():
                     if self.settings.stacked:
-                        for error in stacked.fit_together([self.in_stack(begun)]).values():
+                        for error in stacked.fit_together([self.in_stack(turn, begun)]).values():
                             raise error
                     else:
                         fitting.fit(begun.trainer, begun.module, self.data, self.settings.trainer)
                 self.ranks.align(begun.module)
         self.keep(turn, begun)
 
-    def in_stack(self, begun: Begun) -> stacked.Fit:
-        """The fit as a part of a stack."""
+    def in_stack(self, turn: Turn, begun: Begun) -> stacked.Fit:
+        """The fit as a part of a stack, where it starts now."""
+        self._started(turn.cycle, 0)
         return stacked.Fit(begun.module, self.data, begun.trainer)
 
     def keep(self, turn: Turn, begun: Begun) -> None:
@@ -272,6 +273,7 @@ class Cycle:
             if wanted and self.data.validation_positions:
                 with self.ranks.on_its_own(), interruptible():
                     found = trainer.validate(module, datamodule=self.data, verbose=False)[0]
+                preflight.refuse_unsynced(self.ranks.each(dict(found)))
                 found = {OF_VALIDATION + name.removeprefix(OF_VALIDATION): value for name, value in found.items()}
                 preflight.refuse_unmeasured(wanted, found)
                 metrics = {**metrics, **found}
@@ -378,10 +380,14 @@ class Cycle:
             self.files.fit_state(cycle),
             seed,
             of=self.data.pool.digest(),
-            started=lambda epoch: self.books.ledger.fit(cycle, epoch) if self.books else None,
+            started=lambda epoch: self._started(cycle, epoch),
         )
         progress = StepProgress(lambda steps: self.watchers.tell("advance", steps))
         return fresh.make_trainer(self.settings.trainer, self.files.path, self.files.curves(cycle), [resumable, progress])
+
+    def _started(self, cycle: int, epoch: int) -> None:
+        if self.books:
+            self.books.ledger.fit(cycle, epoch)
 
     def _seed(self, phase: str, *keys: int) -> int:
         return seeds.derive(self.settings.seed, phase, *keys)

@@ -220,7 +220,7 @@ class FeatureStore:
         if not self.ranks.first:
             return
         known = self._stamps(part, size)
-        if not self._marks(part).exists():
+        if not self._is_whole(part):
             folder.write_atomically(self._file(part), lambda new: _make(new, (size, features.shape[1]), np.float32))
             folder.write_atomically(self._marks(part), lambda new: _make(new, (size,), np.int64))
         elif len(np.load(self._marks(part), mmap_mode="r")) < size:  # there are more images than there were
@@ -238,10 +238,18 @@ class FeatureStore:
     def _stamps(self, part: Part, size: int) -> Tensor:
         """(N,), of what was read."""
         found = torch.zeros(size, dtype=torch.int64)
-        if self._marks(part).exists():
+        if self._is_whole(part):
             known = torch.from_numpy(np.load(self._marks(part)))
             found = torch.cat([known, found[len(known) :]])
         return found
+
+    def _is_whole(self, part: Part) -> bool:
+        """Whether something was read, and the files of it are not cut off: else all is read again."""
+        try:
+            rows, marks = (np.load(each, mmap_mode="r") for each in (self._file(part), self._marks(part)))
+        except (OSError, ValueError, EOFError):
+            return False
+        return len(rows) >= len(marks)
 
     def _file(self, part: Part) -> Path:
         return self.path / f"{part}.npy"

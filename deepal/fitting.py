@@ -24,7 +24,7 @@ from deepal.data.loading import Block
 _STEPS = 100
 """Of a block: Lightning's share of a step is lost in them, and people still see that it goes on."""
 
-_HARMLESS = {
+HARMLESS = {
     "accelerator",
     "benchmark",
     "callbacks",
@@ -64,7 +64,7 @@ def _may_take_blocks(
         and module.automatic_optimization
         and data.in_memory
         and all(getattr(type(data), hook) is getattr(ActiveDataModule, hook) for hook in _OF_DATA)
-        and set(options) <= _HARMLESS
+        and set(options) <= HARMLESS
         and not any(is_overridden(hook, each, Callback) for each in watching for hook in _OF_CALLBACKS)
         and _steps_plainly(module.configure_optimizers())
     )

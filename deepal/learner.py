@@ -36,7 +36,7 @@ from deepal.representation import Representation
 from deepal.run import Files, Run
 from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy
-from deepal.watching import Watcher, Watchers, quiet_lightning
+from deepal.watching import Watcher, Watchers, quiet, quiet_lightning
 
 
 @dataclass(kw_only=True)
@@ -191,7 +191,7 @@ class Learner:
             try:
                 torch.set_num_threads(self.threads)
                 if not ranks.first:
-                    logging.getLogger("deepal").setLevel(logging.ERROR)  # one voice is enough
+                    held.enter_context(quiet(logging.ERROR, "deepal"))  # one voice is enough
                     yield self._come(ranks), None, ranks
                     return
                 run = held.enter_context(Run.held(self.folder))

@@ -49,7 +49,7 @@ def _fit(runs: Sequence["Side"]) -> None:
     """Train the modules of these runs."""
     wall, cpu = time.perf_counter(), time.process_time()
     labeled = [run for run in runs if run.turn.pool.labeled]
-    failed = stacked.fit_together([run.cycle.in_stack(run.begun) for run in labeled])
+    failed = stacked.fit_together([run.cycle.in_stack(run.turn, run.begun) for run in labeled])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     for run in runs:
         run.keep(wall / len(runs), cpu / len(runs), failed.get(labeled.index(run)) if run in labeled else None)

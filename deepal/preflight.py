@@ -22,9 +22,9 @@ from deepal.oracles import Oracle
 from deepal.probes import Probe
 from deepal.recorders import Recorder
 from deepal.representation import Representation
-from deepal.signals import voice_of
+from deepal.signals import known, voice_of
 from deepal.stopping import StoppingRule
-from deepal.strategies.base import Composed, QueryStrategy, Sizes
+from deepal.strategies.base import QueryStrategy, Sizes
 
 OURS = (
     "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
@@ -36,7 +36,6 @@ OURS = (
 _STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 _READ_OFF = ("logits", "probs", "embedding", "logit_gradient", "flip_distance")
-_KNOWN_OF_LABELED = {"target", "cycle"}
 
 
 class Settings(Protocol):
@@ -138,11 +137,6 @@ def refuse_bad_needs(
     Args: probes: say what the module cannot; recorders: what only training knows; grouped: whether the data has groups;
         embedded: whether embeddings come from elsewhere.
     """
-    if any(each.trains_next for each in _inside(strategy)):
-        raise ValueError(
-            f"{strategy!r} has PseudoLabels inside another strategy, where nobody trains on them; put it around the whole: "
-            f"PseudoLabels(of=...)."
-        )
     if embedded and strategy.of_last_layer:
         raise ValueError(
             f"{strategy!r} reads the embedding as the input of the last layer, and embedding_from gives another one; leave "
@@ -175,8 +169,7 @@ def refuse_bad_needs(
         for name in names:
             if name == "group" and not grouped:
                 raise ValueError(f"{strategy!r} needs groups, and the data has none; a manifest may have a column group.")
-            known = {"group"} | (_KNOWN_OF_LABELED if of == "labeled" else set())
-            if name in said | known or callable(getattr(voice_of(module), name, None)):
+            if name in said | known(of) or callable(getattr(voice_of(module), name, None)):
                 continue
             if name in _READ_OFF:
                 raise ValueError(
@@ -203,13 +196,6 @@ def refuse_bad_needs(
                 f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
                 f"{f'have it read: probes=[{reads}()]' if reads else 'a probe'}."
             )
-
-
-def _inside(strategy: QueryStrategy) -> Iterator[QueryStrategy]:
-    """Strategies that another is made of, and what these are made of."""
-    for part in strategy.parts if isinstance(strategy, Composed) else ():
-        yield part
-        yield from _inside(part)
 
 
 def refuse_simulation(oracle: Oracle, initial: Initial, data: ActiveDataModule) -> None:
@@ -298,7 +284,7 @@ def refuse_unsynced(metrics: Sequence[Mapping[str, float]]) -> None:
         others = [each.get(name) for each in metrics]
         if any(repr(other) != repr(value) for other in others):
             raise ValueError(
-                f"{name} is {', '.join(map(str, others))} in {len(metrics)} processes, each of which tests its share; "
+                f"{name} is {', '.join(map(str, others))} in {len(metrics)} processes, each of which measures its share; "
                 f"log it with sync_dist=True, or as a metric of torchmetrics."
             )
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -69,13 +70,13 @@ class Pretraining:
         pretext, own = self.settings.pretext, self.files.pretrained
         if pretext is None or self._weights is not None:
             return
-        if not self.ranks.decided(own.exists):
+        if not self.ranks.decided(lambda: _read(own) is not None):
             module = self._drawn(pretext)
             with ExitStack() as held:
                 shared = self.files.shared_pretraining / self._key(pretext, module.network)
                 while not self.ranks.decided(lambda: folder.is_taken(held, shared, _PATIENCE)):
                     pass  # all of them know that one waits
-                if not self.ranks.decided((shared / own.name).exists):
+                if not self.ranks.decided(lambda: _read(shared / own.name) is not None):
                     self._train(pretext, module, shared)
                 if self.ranks.first:
                     folder.write_atomically(own, lambda partial: shutil.copy(shared / own.name, partial))
@@ -136,10 +137,20 @@ class Pretraining:
         with self.ranks.on_its_own(), interruptible():
             trainer.fit(module, loader)
         self.ranks.align(module)
+        if not all(each.isfinite().all() for each in _below(module.network).values()):
+            raise ValueError(f"pretext={pretext!r} has ended with weights that are not finite; give it a smaller rate.")
         if self.ranks.first:
             kept = {name: each.detach().cpu().contiguous() for name, each in _below(module.network).items()}
             folder.write_atomically(shared / self.files.pretrained.name, lambda partial: save_file(kept, partial))
             (shared / "fit.ckpt").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Mapping[str, Tensor] | None:
+    """The weights in a file; None where there is none, or a part of one."""
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 def _networks(module: nn.Module) -> Iterator[Network]:

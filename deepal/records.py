@@ -42,7 +42,7 @@ class Record:
         environments: versions, device and threads of all processes that took part, each once.
         times: `cycles`: `seconds` by phase and most bytes of `memory` in each; `people`: seconds that had been spent on
             answering before each, where that was measured.
-        stopped: why it ended: its budget was spent, or what a rule for stopping had to say.
+        stopped: why it ended: its budget was spent, or what a rule for stopping had to say; empty where it has not ended.
     """
 
     config: Mapping[str, Any]
@@ -110,12 +110,13 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
     for cycle, answer in answers:
         if answer.label is not None:
             classes[cycle][answer.label] += 1
+    finished = bool(results) and not ledger.asked(results[-1].cycle) and not ledger.unanswered()
     environments = [{key: each[key] for key in each if key not in _WHERE} for each in ledger.sessions()]
     return Record(
         config=manifest["config"],
         title=manifest["title"],
         budget=budget,
-        finished=bool(results) and not ledger.asked(results[-1].cycle) and not ledger.unanswered(),
+        finished=finished,
         first=[] if _is_ceiling(manifest["config"]) else ledger.asked(INITIAL),
         cycles=[
             {
@@ -136,7 +137,7 @@ def of_ledger(ledger: Ledger, budget: int) -> Record:
                 sum(answer.seconds or 0.0 for cycle, answer in answers if cycle < each.cycle) for each in results
             ],
         },
-        stopped=(ledger.stopped() or (0, ""))[1],
+        stopped=(ledger.stopped() or (0, ""))[1] if finished else "",  # what has stopped may have gone on
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from deepal import fingerprint, folder, records, tables
 from deepal.data.pool import Pool
-from deepal.ledger import PSEUDO_LABELS, Ledger
+from deepal.ledger import PSEUDO_LABELS, Ledger, LedgerError
 
+_TABLE = "labels.csv"
 LABELS = (
     "id", "label", "annotator", "cycle", "time", "rank", "score", "status", "seconds", "predicted", "aleatoric",
     "epistemic", "source", "position",
@@ -75,7 +76,7 @@ class Files:
     def forget_before(self, cycle: int) -> None:
         """Remove weights and states of earlier cycles: the run goes on from the later ones."""
         for folder_of_cycle in (self.path / "cycles").glob("*"):
-            if int(folder_of_cycle.name) < cycle:
+            if folder_of_cycle.name.isdecimal() and int(folder_of_cycle.name) < cycle:
                 shutil.rmtree(folder_of_cycle, ignore_errors=True)
 
 
@@ -93,10 +94,18 @@ class Run:
     def held(cls, path: Path) -> Iterator["Run"]:
         """Hold a folder, made where it is missing, and open the ledger in it.
 
-        Raises FolderHeldError where another process holds it, and LedgerError where its ledger cannot be read.
+        Raises FolderHeldError where another process holds it, and LedgerError where its ledger cannot be read, or is gone
+        from beside its tables.
         """
-        with folder.held(path) as resolved, closing(Ledger(resolved / "ledger.sqlite")) as ledger:
-            yield cls(Files(resolved), ledger)
+        with folder.held(path) as resolved:
+            file, table = resolved / "ledger.sqlite", resolved / _TABLE
+            if table.exists() and not (file.exists() and file.stat().st_size):
+                raise LedgerError(
+                    f"{file} is missing or empty, and {table.name} beside it holds the labels of a run; restore it, or "
+                    f"remove {table.name} too to begin anew, or give the run another name."
+                )
+            with closing(Ledger(file)) as ledger:
+                yield cls(Files(resolved), ledger)
 
     # What must not have changed since it began
 
@@ -165,7 +174,7 @@ class Run:
             for each in self.ledger.results()
         ]
         tables.write(self.path / "results.csv", list(dict.fromkeys(name for row in results for name in row)), results)
-        tables.write(self.path / "labels.csv", LABELS, self.ledger.labels())
+        tables.write(self.path / _TABLE, LABELS, self.ledger.labels())
         if results and (forgetting := self.ledger.forgetting(len(results) - 1)):
             tables.write(self.path / "forgetting.csv", list(forgetting[0]), forgetting)
         if unreadable := self.ledger.quarantine():

@@ -31,6 +31,13 @@ NAMES = (
 )  # fmt: skip
 """Of the signals in use that a pool may have."""
 
+
+def known(of: str) -> set[str]:
+    """Names of the signals of a set (`pool`, `labeled`, `holdout`) that no model says: groups, and of what is labeled the
+    classes and the cycles that asked for them."""
+    return {"group", "target", "cycle"} if of == "labeled" else {"group"}
+
+
 Score = Callable[[Mapping[str, Tensor]], Tensor]
 """A row-wise function: the signals of some rows to one number each, (B,), or several, (B, k)."""
 

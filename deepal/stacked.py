@@ -17,11 +17,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from deepal import fingerprint, fresh
+from deepal.fitting import HARMLESS
+from deepal.modules import Classifier
 from deepal.nn import Frozen
 from deepal.nn.together import BY_NUMBER, Heads
-
-_HARMLESS = {"accelerator", "benchmark", "deterministic", "devices", "log_every_n_steps", "max_epochs", "max_steps"}
-"""Options of a Trainer that a stack heeds, or that say nothing of how heads are trained."""
 
 
 class Loaded(Protocol):
@@ -46,7 +45,7 @@ def why_not(module: LightningModule, options: Mapping[str, Any]) -> str | None:
     Args: options: that the Trainer is made of.
     """
     network = getattr(module, "network", None)
-    if type(module).__name__ != "Classifier" or not isinstance(network, Frozen):
+    if type(module) is not Classifier or not isinstance(network, Frozen):
         return f"is for Classifier(frozen=True), and the module is {type(module).__name__}"
     if not Heads.hold(network) or module.posterior is not None:
         return "is for linear layers on frozen features, without dropout (Headed(dropout=0)) and without a posterior"
@@ -56,7 +55,7 @@ def why_not(module: LightningModule, options: Mapping[str, Any]) -> str | None:
         return f"is for optimizers that look at each number by itself, and {type(optimizer).__name__} does not"
     if options.get("max_steps", -1) <= 0 and (options.get("max_epochs") or -1) <= 0:
         return "needs an end: give trainer.max_steps or trainer.max_epochs"
-    for name in sorted({*options} - _HARMLESS):
+    for name in sorted({*options} - (HARMLESS - {"callbacks"})):
         return f"trains without Lightning's loop, which trainer.{name} is for; leave it out"
     return None
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Integral, Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -45,7 +46,8 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class StoppingRule(ABC):
-    """Says when a run has labels enough. A subclass is a frozen dataclass."""
+    """Says when a run has labels enough. A subclass is a frozen dataclass, which raises ValueError for numbers by which it
+    could not decide."""
 
     reads_pool = False
     """Whether it reads what is predicted of images (`measure`)."""
@@ -66,8 +68,10 @@ class StoppingRule(ABC):
 
 @dataclass(frozen=True)
 class TargetMetric(StoppingRule):
-    """The validation set says that the model is good enough. Args: value: of the metric; metric: its name; mode: whether
-    it is to be `max` or `min`."""
+    """The validation set says that the model is good enough.
+
+    Args: value: of the metric, in its unit; metric: its name; mode: whether it is to be `max` or `min`.
+    """
 
     value: float
     metric: str = "val/accuracy"
@@ -75,6 +79,8 @@ class TargetMetric(StoppingRule):
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.mode)
+        if not _is_number(self.value):
+            raise ValueError(f"{self!r} needs a number to come to.")
 
     @property
     def validated(self) -> str:
@@ -89,8 +95,10 @@ class TargetMetric(StoppingRule):
 
 @dataclass(frozen=True)
 class NoImprovement(StoppingRule):
-    """The validation set has not been better for so many cycles than it was before. Args: cycles: how many; by: how much
-    better counts; metric, mode: as of `TargetMetric`."""
+    """The validation set has not been better for so many cycles than it was before.
+
+    Args: cycles: how many; by: how much better counts, 0 or more; metric, mode: as of `TargetMetric`.
+    """
 
     cycles: int = 5
     by: float = 0.0
@@ -99,8 +107,8 @@ class NoImprovement(StoppingRule):
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.mode)
-        if self.cycles < 1 or self.by < 0:
-            raise ValueError(f"{self!r} needs one cycle at least, and a difference that is not negative.")
+        if not (_is_count(self.cycles) and _is_number(self.by) and self.by >= 0):
+            raise ValueError(f"{self!r} needs a number of cycles, 1 at least, and a difference that is not negative.")
 
     @property
     def validated(self) -> str:
@@ -119,7 +127,7 @@ class NoImprovement(StoppingRule):
 class OverallUncertainty(StoppingRule):
     """The model is sure of what is left of the pool: its mean entropy is low (Zhu et al., 2010).
 
-    Args: below: in nats; size: the mean is of so many images of the pool at most, drawn in each cycle.
+    Args: below: in nats, 0 or more; size: the mean is of so many images of the pool at most, drawn in each cycle.
     """
 
     below: float = 0.01
@@ -127,8 +135,8 @@ class OverallUncertainty(StoppingRule):
     reads_pool = True
 
     def __post_init__(self) -> None:
-        if self.below < 0 or self.size < 1:
-            raise ValueError(f"{self!r} needs an entropy that is not negative, of one image at least.")
+        if not (_is_number(self.below) and self.below >= 0 and _is_count(self.size)):
+            raise ValueError(f"{self!r} needs an entropy that is not negative, of a number of images, 1 at least.")
 
     def measure(self, around: Around) -> Measured:
         seen = _some(around.pool, self.size, seeds.derive(around.seed, "overall", len(around.pool)))
@@ -157,7 +165,7 @@ class StablePredictions(StoppingRule):
     reads_pool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.kappa <= 1 or self.window < 1 or self.size < 1:
+        if not (_is_number(self.kappa) and 0 < self.kappa <= 1 and _is_count(self.window) and _is_count(self.size)):
             raise ValueError(f"{self!r} needs a kappa above 0 and at most 1, a window and a size of 1 at least.")
 
     def measure(self, around: Around) -> Measured:
@@ -196,6 +204,14 @@ def _values(results: Sequence[Result], metric: str) -> list[float | None]:
     """Of each cycle; None where that is no number, as when a training has diverged."""
     found = [each.metrics.get(metric) for each in results]
     return [value if value is not None and isfinite(value) else None for value in found]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _refuse(rule: StoppingRule, metric: str, mode: str) -> None:

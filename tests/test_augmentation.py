@@ -8,13 +8,26 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as peer
 
 from deepal import augmentation
-from deepal.augmentation import Cutout, RandAugment, RandomCrop, RandomFlip
+from deepal.augmentation import ColorJitter, Cutout, RandAugment, RandomCrop, RandomFlip, RandomResizedCrop
 
 
 def pictures(count=6, channels=3, height=16, width=16):
     coins = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, channels, height // 4, width // 4, generator=coins)
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: RandomFlip(3), lambda: RandomCrop(-1), lambda: RandomCrop(1.5), lambda: Cutout(-0.1),
+        lambda: Cutout(math.nan), lambda: RandAugment(-2), lambda: RandomResizedCrop(4),
+        lambda: RandomResizedCrop(stretch=-1), lambda: ColorJitter(9),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_a_fit(made):
+    with pytest.raises(ValueError, match=r"^\w+\(.*\) is out of range; help\("):
+        made()
 
 
 STRENGTHS = torch.tensor([0.0, 0.2, 0.35, 0.5, 0.8, 0.99]).view(-1, 1, 1, 1)

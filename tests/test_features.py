@@ -11,7 +11,7 @@ from torch import nn
 
 import deepal
 from deepal import Learner, load_model
-from deepal.data import Digits, ImageFolder, RandomFlip
+from deepal.data import AtRandom, Digits, ImageFolder, Manifest, RandomFlip
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import UnreadableError
 from deepal.features import FeatureStore
@@ -22,8 +22,9 @@ from deepal.probes import MCDropout
 from deepal.ranks import Ranks
 from deepal.representation import Backbone, FeatureFile
 from deepal.run import RunMismatchError
-from deepal.strategies import BADGE, BALD, CoreSet, Margin, Prefilter, Random, TypiClust, WeightedKMeans
+from deepal.strategies import BADGE, BALD, CoreSet, Margin, PerGroup, Prefilter, Random, TypiClust, WeightedKMeans
 from deepal.task import Task
+from tests import own
 from tests.runs import Outcome, digits
 
 read_images = []  # how many, in each forward pass of the network below
@@ -226,6 +227,16 @@ def test_a_row_that_was_being_written_is_read_again(tmp_path, monkeypatch):
         rows_of(tmp_path, 4, [1], lambda some: features(some) + 7, stamps=[2])
     monkeypatch.undo()
     assert torch.equal(rows_of(tmp_path, 4, [1], features)[1:2], features(torch.tensor([1])))
+
+
+@pytest.mark.parametrize("length", [None, 0, 140])
+@pytest.mark.parametrize("name", ["train.npy", "train-stamps.npy"])
+def test_files_that_are_cut_off_or_gone_are_read_again(tmp_path, name, length):
+    rows_of(tmp_path, 4, [0, 1], features)
+    (file,) = tmp_path.rglob(name)
+    file.write_bytes(file.read_bytes()[:length]) if length is not None else file.unlink()
+    assert torch.equal(rows_of(tmp_path, 4, [1, 2], features)[1:3], features(torch.tensor([1, 2])))
+    assert torch.equal(rows_of(tmp_path, 4, [0, 2], features)[[0, 2]], features(torch.tensor([0, 2])))
 
 
 def test_two_runs_may_read_a_part_each(tmp_path):
@@ -451,6 +462,21 @@ def test_nothing_is_trained_that_nobody_asks_for(tmp_path, pixels):
     results = run.run()
     assert [bool(each.is_tested) for each in results] == [True, False, False, True]
     assert len(Ledger(run.folder / "ledger.sqlite").fits()) == 2
+
+
+def test_groups_and_classes_are_known_without_a_model(tmp_path):
+    scans, names = own.scans(80)
+    paths = own.png_folder(tmp_path / "images", scans, names)
+    rows = [{"path": path, "label": path[0], "group": f"video {i // 4}"} for i, path in enumerate(paths)]
+    own.write_manifest(tmp_path / "manifest.csv", rows)
+    data = Manifest(manifest=str(tmp_path / "manifest.csv"), root=str(tmp_path / "images"), image_size=28, epoch_steps=2)
+    run = digits(
+        tmp_path, strategy=PerGroup(Random()), data=data, initial=AtRandom(10), budget=30, query_size=5, test_every=1000,
+        trainer={"max_steps": 2},
+    )  # fmt: skip
+    results = run.run()
+    assert [bool(each.is_tested) for each in results] == [True, False, False, False, True]
+    assert [cycle for cycle, _ in Ledger(run.folder / "ledger.sqlite").fits()] == [0, 4]
 
 
 def test_a_network_says_what_the_file_of_its_features_says(tmp_path):

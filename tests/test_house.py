@@ -70,7 +70,7 @@ ALONG = {  # the arrows within a floor
     "pretraining": {"run", "fresh"},
     "features": {"run", "scan"},
     "preflight": {"stacked"},
-    "stacked": {"fresh"},
+    "stacked": {"fitting", "fresh"},
     "bookkeeping": {"run", "weights", "preflight"},
     "run": {"records"},
     "testing": {"strategies"},

@@ -399,7 +399,8 @@ def test_gpus_are_looked_for_once_and_the_environment_is_left_as_it_was(monkeypa
 def test_weights_of_a_run_that_no_ledger_knows_are_not_taken_up(tmp_path):
     first = digits(tmp_path, name="mine", **SHORT)
     first.run()
-    (first.folder / "ledger.sqlite").unlink()
+    for name in ("ledger.sqlite", "labels.csv"):
+        (first.folder / name).unlink()
     again = digits(tmp_path, name="mine", module=_still, **SHORT)
     clean = digits(tmp_path, name="clean", module=_still, **SHORT)
     assert again.run()[-1].metrics == clean.run()[-1].metrics
@@ -451,6 +452,25 @@ def test_a_ledger_that_cannot_be_read(tmp_path, content):
     else:
         with pytest.raises(LedgerError, match="not a ledger that can be read"):
             learner.run()
+
+
+def test_tables_whose_ledger_is_gone_are_not_written_over(tmp_path):
+    learner = digits(tmp_path, name="mine", **SHORT)
+    learner.run()
+    labels = (learner.folder / "labels.csv").read_text()
+    for emptied in (True, False):
+        ledger = learner.folder / "ledger.sqlite"
+        ledger.write_bytes(b"") if emptied else ledger.unlink()
+        with pytest.raises(LedgerError, match=r"ledger.sqlite is missing or empty, and labels.csv beside it"):
+            digits(tmp_path, name="mine", **SHORT).run()
+    assert (learner.folder / "labels.csv").read_text() == labels
+
+
+def test_files_of_others_among_those_of_cycles_stop_nothing(tmp_path):
+    learner = digits(tmp_path, strategy=Margin(), budget=30)
+    learner.run()
+    (learner.folder / "cycles" / ".DS_Store").touch()
+    assert len(digits(tmp_path, strategy=Margin(), budget=50).run()) == 4
 
 
 class Confused(Oracle):

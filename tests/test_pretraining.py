@@ -161,6 +161,30 @@ def run_and_die(root, turn, changes):
     digits(root, **changes).run()
 
 
+def test_files_that_are_cut_off_are_made_again(tmp_path):
+    def made(root, budget):
+        return digits(root, strategy=Margin(), pretext=SHORT, budget=budget, data=Digits(epoch_steps=10, validation=0))
+
+    whole, begun, again = made(tmp_path / "whole", 30), made(tmp_path / "cut", 20), made(tmp_path / "cut", 30)
+    whole.run()
+    begun.run()
+    for file in (tmp_path / "cut").rglob("pretrained.safetensors"):
+        file.write_bytes(file.read_bytes()[:-100])
+    again.run()
+    assert Outcome.of(again) == Outcome.of(whole)
+    assert all(torch.equal(kept(again)[name], each) for name, each in kept(whole).items())
+
+
+def test_a_pretext_that_diverges_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"pretext=SimCLR\(.*rate=1e\+30.* weights that are not finite; give it a smaller"):
+        digits(tmp_path, pretext=SimCLR(steps=5, rate=1e30), budget=20).run()
+    assert not list(tmp_path.rglob("pretrained.safetensors"))
+    with pytest.raises(ValueError, match="views would be the same image"):
+        SimCLR(views=[])
+    with pytest.raises(ValueError, match="needs at least one step"):
+        SimCLR(steps=2.5)
+
+
 def test_a_run_keeps_its_own_copy(tmp_path):
     """It goes on from that, whatever becomes of the shared one."""
 

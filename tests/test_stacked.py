@@ -56,6 +56,10 @@ def queries_of(study):
     return found
 
 
+def fits_of(study):
+    return [Ledger(each.folder / "ledger.sqlite").fits() for each in study.runs.values()]
+
+
 @pytest.mark.parametrize(
     "module", [HEAD, DEEPER, pytest.param(SCHEDULED, marks=pytest.mark.slow)], ids=["linear", "hidden", "schedule"]
 )
@@ -64,6 +68,7 @@ def test_stacked_runs_are_those_of_one_after_another(tmp_path, module):
     for study in (together, alone):
         study.run()
     assert queries_of(together) == queries_of(alone)
+    assert fits_of(together) == fits_of(alone)
     for key, one in heads_of(together).items():
         for name, weight in heads_of(alone)[key].items():
             assert torch.allclose(one[name], weight, atol=1e-5), (key, name)
@@ -208,9 +213,17 @@ def test_what_it_takes_is_shared_among_the_runs(tmp_path):
             assert each["seconds"]["cpu"] >= each["seconds"]["test"] / 10
 
 
+class Own(Classifier):
+    """A user's, who may train it by anything."""
+
+
+Own.__name__ = Own.__qualname__ = "Classifier"
+
+
 def test_what_cannot_be_a_stack_is_refused_before_anything_is_asked(tmp_path):
     for changes, said in {
         "not frozen": ({"module": Classifier}, r"is for Classifier\(frozen=True\), and the module is Classifier"),
+        "own class": ({"module": partial(Own, frozen=True)}, "is for Classifier"),
         "ensemble": ({"module": partial(Ensemble, HEAD)}, "the module is Ensemble"),
         "dropout": ({"module": partial(HEAD, backbone=partial(Headed, of=MLP))}, "without dropout"),
         "posterior": ({"module": partial(HEAD, posterior=Laplace())}, "without a posterior"),

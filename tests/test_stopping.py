@@ -8,11 +8,13 @@ from functools import partial
 import pytest
 import torch
 
+from deepal import records
 from deepal.data import Digits
 from deepal.functional import uncertainty
 from deepal.functional.agreement import cohen_kappa
 from deepal.ledger import WATCHED, Ledger, Predictions, Result
 from deepal.modules import Classifier, SimCLR
+from deepal.ranks import Ranks
 from deepal.report import Display
 from deepal.stopping import (
     Around,
@@ -136,6 +138,27 @@ def test_a_run_stops_asks_nothing_more_and_says_why(tmp_path, capsys):
     learner.run([Display()])
     assert "stops before its budget: they are enough" in capsys.readouterr().out
     assert len(book.fits()) == 3, "a run that has stopped is left alone"
+
+
+def test_the_record_of_a_run_that_has_gone_on_says_nothing_of_where_it_had_stopped(tmp_path):
+    learner, _, book = stopped(tmp_path, After(2))
+    assert records.of_ledger(book, 50).stopped == "they are enough"
+    again = digits(tmp_path, strategy=Margin(), data=Digits(**DATA), budget=60)
+    again.ask()
+    record = records.of_ledger(Ledger(again.folder / "ledger.sqlite"), 60)
+    assert again.folder == learner.folder
+    assert (record.finished, record.stopped) == (False, "")
+
+
+def test_processes_have_to_agree_on_what_they_stop_by(tmp_path, monkeypatch):
+    """Each measures its share of the validation images."""
+
+    def each(ranks, value):
+        return [value, {name: 0.5 if name.startswith("val") else measured for name, measured in value.items()}]
+
+    monkeypatch.setattr(Ranks, "each", each)
+    with pytest.raises(ValueError, match=r"val/\S+ is .* in 2 processes, each of which measures its share"):
+        digits(tmp_path, strategy=Margin(), data=Digits(**DATA), stop=[TargetMetric(0.99)], test_every=100).run()
 
 
 def test_a_spent_budget_is_a_reason_too(tmp_path):
@@ -291,7 +314,12 @@ def test_what_could_never_stop_is_refused(tmp_path):
         TargetMetric(0.9, "test/accuracy")
     with pytest.raises(ValueError, match="mode='most'"):
         NoImprovement(mode="most")
-    for wrong in (lambda: NoImprovement(0), lambda: OverallUncertainty(-1), lambda: StablePredictions(0.0)):
+    nan = float("nan")
+    for wrong in (
+        lambda: NoImprovement(0), lambda: NoImprovement(1.5), lambda: NoImprovement(by=nan), lambda: OverallUncertainty(-1),
+        lambda: OverallUncertainty(nan), lambda: StablePredictions(0.0), lambda: StablePredictions(window=1.5),
+        lambda: TargetMetric(nan), lambda: TargetMetric("0.9"), lambda: TargetMetric(None),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"needs a|needs one|needs an"):
             wrong()
     with pytest.raises(ValueError, match="reads the validation set, and there is none"):

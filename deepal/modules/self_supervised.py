@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ class Pretext(ABC):
     """A task that needs no labels, on which a network is trained once in a run, all but its last layer. A subclass is a
     frozen dataclass.
 
-    Args: steps: how long; batch_size: images a step; rate: of Adam, which falls to nothing along a cosine; seed: of the
-        pretraining, the same for all runs, so that those of a study share one.
+    Args: steps: how long; batch_size: images a step of each process, two at least; rate: of Adam, which falls to nothing
+        along a cosine; seed: of the pretraining, the same for all runs, so that those of a study share one.
+    Raises ValueError for numbers by which nothing would be learned.
     """
 
     steps: int = field(default=2000, kw_only=True)
@@ -40,12 +42,13 @@ class Pretext(ABC):
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 2 or not self.rate > 0:
+        counts = all(isinstance(each, int) for each in (self.steps, self.batch_size))
+        if not (counts and self.steps >= 1 and self.batch_size >= 2 and 0 < self.rate < inf):
             raise ValueError(f"{self!r} needs at least one step, of two images, and a rate above 0.")
 
     @abstractmethod
     def head(self, width: int) -> nn.Module:
-        """What is put on so many features for the task."""
+        """What is put on features (B, width) for the task."""
 
     @abstractmethod
     def refuse(self, images: Tensor) -> None:
@@ -53,7 +56,8 @@ class Pretext(ABC):
 
     @abstractmethod
     def loss(self, network: Network, head: nn.Module, images: Tensor, task: Task) -> Tensor:
-        """Of images (B, channels, height, width) within 0 and 1; what a network reads is `task.normalize` of such."""
+        """A scalar, of images (B, channels, height, width) within 0 and 1; what a network reads is `task.normalize` of
+        such."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,8 @@ class SimCLR(Pretext):
 
     Args:
         views: augmentations by which views are made. None: a part of the image in its whole size, and color.
-        temperature: of the cosines.
-        width: of the space in which they are compared.
+        temperature: of the cosines, above 0.
+        width: of the space in which they are compared, 1 at least.
     """
 
     views: Sequence[Augmentation] | None = None
@@ -73,7 +77,9 @@ class SimCLR(Pretext):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_others("SimCLR", "views", self.how)
-        if not self.temperature > 0 or self.width < 1:
+        if not self.how:
+            raise ValueError(f"{self!r} needs one augmentation at least: views would be the same image.")
+        if not 0 < self.temperature < inf or self.width < 1:
             raise ValueError(f"{self!r} needs a temperature above 0, and a width of at least 1.")
 
     @property

@@ -4,6 +4,7 @@ looks: any backbone, and every strategy on top of them."""
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -32,17 +33,20 @@ class SemiSupervised(Accompanied):
         unlabeled_ratio: unlabeled images in a step, in multiples of `data.batch_size`.
         ema_decay: what the average keeps of itself in a step; at first it keeps less, whatever the fit's length
             (`functional.consistency`).
+
+    Raises ValueError for numbers outside of what is said here.
     """
 
     own = ()
 
     def __init__(self, of: Recipe, unlabeled_weight: float, unlabeled_ratio: int, ema_decay: float) -> None:
         super().__init__(of)
-        if not (unlabeled_weight >= 0 and unlabeled_ratio >= 1 and 0 <= ema_decay < 1):
+        counts = isinstance(unlabeled_ratio, int) and unlabeled_ratio >= 1
+        if not (0 <= unlabeled_weight < inf and counts and 0 <= ema_decay < 1):
             raise ValueError(
                 f"{type(self).__name__}(unlabeled_weight={unlabeled_weight}, unlabeled_ratio={unlabeled_ratio}, "
-                f"ema_decay={ema_decay}) needs a weight that is not negative, a ratio of at least 1, and a decay from 0 to "
-                f"below 1."
+                f"ema_decay={ema_decay}) needs a weight that is a number and not negative, a ratio that is a whole number, "
+                f"1 at least, and a decay from 0 to below 1."
             )
         self.unlabeled_weight, self.unlabeled_ratio, self.ema_decay = unlabeled_weight, unlabeled_ratio, ema_decay
 

@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -110,7 +111,24 @@ class QueryStrategy(ABC):
 
 
 class Composed(QueryStrategy):
-    """A strategy made of others: what they need, it needs."""
+    """A strategy made of others: what they need, it needs. A subclass that has a `__post_init__` calls this one too.
+
+    Raises ValueError for a part that is no strategy, and for one that has the next model trained on its pseudo-labels:
+    inside another nobody does that.
+    """
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for part in self.parts:
+            if isinstance(part, type):
+                raise ValueError(f"{name} is made of strategies, and {part.__name__} is a class: {part.__name__}().")
+            if not isinstance(part, QueryStrategy):
+                raise ValueError(f"{name} is made of strategies, as Margin() is one, and {part!r} is none.")
+            if part.trains_next:
+                raise ValueError(
+                    f"{name} has {part!r} inside, where nobody trains on pseudo-labels; put {type(part).__name__} around "
+                    f"the whole: {type(part).__name__}(of={name}(...))."
+                )
 
     @property
     @abstractmethod
@@ -200,6 +218,11 @@ class Acquisition(Scoring):
 
 
 _REDUCTIONS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number, 1 at least."""
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def one_a_sample(strategy: QueryStrategy, *signals: Tensor) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor
@@ -96,9 +97,14 @@ class WeightedKMeans(Composed):
     keeps_prefix = False
 
     def __post_init__(self) -> None:
-        if not self.factor >= 1:
+        super().__post_init__()
+        if not isinstance(self.by, Scoring):
             raise ValueError(
-                f"WeightedKMeans(factor={self.factor}) must be at least 1: fewer rows than the query cannot do."
+                f"WeightedKMeans(by={self.by!r}) weighs rows by scores, which this does not give; Margin() does."
+            )
+        if not 1 <= self.factor < inf:
+            raise ValueError(
+                f"WeightedKMeans(factor={self.factor}) must be a number, 1 at least: fewer rows than the query cannot do."
             )
 
     @property

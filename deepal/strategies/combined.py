@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isfinite
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from deepal.strategies.base import (
     Sizes,
     View,
     choose,
+    is_count,
     one_a_sample,
     predicted,
     together,
@@ -44,6 +46,7 @@ class Mixture(Composed, Scoring):
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", _several(self, self.of))
         object.__setattr__(self, "weights", _shares(self, "weights", self.weights, len(self.of)))
+        super().__post_init__()
         for each in self.of:
             if not isinstance(each, Scoring):
                 raise ValueError(
@@ -88,6 +91,7 @@ class Split(Composed):
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", _several(self, self.of))
         object.__setattr__(self, "shares", _shares(self, "shares", self.shares, len(self.of)))
+        super().__post_init__()
 
     @property
     def parts(self) -> Sequence[QueryStrategy]:
@@ -123,7 +127,8 @@ class Schedule(Composed):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", _several(self, self.of))
-        object.__setattr__(self, "until", tuple(self.until))
+        object.__setattr__(self, "until", _numbers(self, "until", self.until))
+        super().__post_init__()
         by_labels = [each >= 1 for each in self.until]
         if len(self.until) != len(self.of) - 1 or not all(each > 0 and isfinite(each) for each in self.until):
             raise ValueError(
@@ -179,8 +184,9 @@ class Partition(Composed):
     keeps_prefix = False
 
     def __post_init__(self) -> None:
-        if self.into < 1:
-            raise ValueError(f"Partition(into={self.into}) must be at least 1.")
+        super().__post_init__()
+        if not is_count(self.into):
+            raise ValueError(f"Partition(into={self.into}) must be a whole number, 1 at least.")
 
     @property
     def parts(self) -> Sequence[QueryStrategy]:
@@ -239,21 +245,22 @@ class Balanced(Composed):
 
 
 def _several(by: QueryStrategy, of: Sequence[QueryStrategy]) -> tuple[QueryStrategy, ...]:
-    """Raises ValueError where there are not two strategies or more."""
-    name = type(by).__name__
-    if isinstance(of, QueryStrategy) or len(of) < 2:
-        raise ValueError(f"{name}(of={of!r}) takes a list of two strategies or more.")
-    for each in of:
-        if isinstance(each, type):
-            raise ValueError(f"{name}(of=[{each.__name__}, ...]) takes strategies, and this is a class: {each.__name__}().")
-        if not isinstance(each, QueryStrategy):
-            raise ValueError(f"{name}(of=[{each!r}, ...]) takes strategies, and this is none.")
+    """Raises ValueError where this is no list of two or more."""
+    if not isinstance(of, Sequence) or isinstance(of, str) or len(of) < 2:
+        raise ValueError(f"{type(by).__name__}(of={of!r}) takes a list of two strategies or more.")
     return tuple(of)
+
+
+def _numbers(by: QueryStrategy, name: str, given: Sequence[float]) -> tuple[float, ...]:
+    """Raises ValueError where this is no list of numbers."""
+    if not isinstance(given, Sequence) or not all(isinstance(each, Real) for each in given):
+        raise ValueError(f"{type(by).__name__}({name}={given!r}) takes a list of numbers.")
+    return tuple(given)
 
 
 def _shares(by: QueryStrategy, name: str, given: Sequence[float] | None, count: int) -> tuple[float, ...]:
     """Raises ValueError where there is not one for each, not negative, and more than nothing in all."""
-    shares = (1.0,) * count if given is None else tuple(given)
+    shares = (1.0,) * count if given is None else _numbers(by, name, given)
     if len(shares) != count or not all(each >= 0 and isfinite(each) for each in shares) or not sum(shares) > 0:
         raise ValueError(
             f"{type(by).__name__}({name}={[*shares]}) needs one for each of its {count} strategies, none negative, and not "

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from deepal.strategies.base import (
     Sizes,
     View,
     choose,
+    is_count,
     one_a_sample,
     together,
     top_k,
@@ -43,12 +44,15 @@ class Prefilter(Composed):
     factor: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.keep is not None and self.factor is not None:
             raise ValueError(f"Prefilter takes keep={self.keep} or factor={self.factor}, not both.")
-        if self.keep is not None and self.keep < 1:
-            raise ValueError(f"Prefilter(keep={self.keep}) must keep at least one row.")
-        if self.factor is not None and not self.factor >= 1:
-            raise ValueError(f"Prefilter(factor={self.factor}) must be at least 1: fewer rows than the query cannot do.")
+        if self.keep is not None and not is_count(self.keep):
+            raise ValueError(f"Prefilter(keep={self.keep}) must be a whole number of rows, 1 at least.")
+        if self.factor is not None and not 1 <= self.factor < inf:
+            raise ValueError(
+                f"Prefilter(factor={self.factor}) must be a number, 1 at least: fewer rows than the query cannot do."
+            )
 
     @property
     def parts(self) -> tuple[QueryStrategy, ...]:
@@ -65,7 +69,8 @@ class Prefilter(Composed):
 
     def workspace(self, sizes: Sizes) -> int:
         kept = min(self._keep(sizes.query_size), sizes.pool)
-        return max(self.by.workspace(sizes), self.then.workspace(replace(sizes, pool=kept)))
+        by, then = replace(sizes, query_size=kept), replace(sizes, pool=kept)
+        return max(self.by.workspace(by), self.then.workspace(then))
 
     def _keep(self, query_size: int) -> int:
         if self.keep is not None:
@@ -85,8 +90,9 @@ class PerGroup(Composed):
     limit: int = 1
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise ValueError(f"PerGroup(limit={self.limit}) must be at least 1.")
+        super().__post_init__()
+        if not is_count(self.limit):
+            raise ValueError(f"PerGroup(limit={self.limit}) must be a whole number, 1 at least.")
 
     @property
     def parts(self) -> tuple[QueryStrategy, ...]:
@@ -130,8 +136,9 @@ class Projected(Composed):
     projects = True
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"Projected(width={self.width}) must be at least 1.")
+        super().__post_init__()
+        if not is_count(self.width):
+            raise ValueError(f"Projected(width={self.width}) must be a whole number, 1 at least.")
         _refuse_no_comparison(self, self.of)
 
     @property
@@ -177,13 +184,14 @@ class ComparedBy(Composed):
     """What another strategy asks for where it compares images by another signal than their embedding:
     `ComparedBy(CoreSet(), "latent")` covers the latent of `VAAL`.
 
-    Args: of: the strategy; signal: the name of the other, (B, D) or (B, ..., D).
+    Args: of: the strategy; signal: the name of the other, (B, D).
     """
 
     of: QueryStrategy
     signal: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _refuse_no_comparison(self, self.of)
 
     @property
@@ -249,10 +257,7 @@ class Stochastic(Composed):
     beta: float = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.of, type):
-            raise ValueError(
-                f"Stochastic(of={self.of.__name__}) needs a strategy, and this is a class: {self.of.__name__}()."
-            )
+        super().__post_init__()
         if not isinstance(self.of, Scoring):
             raise ValueError(
                 f"Stochastic(of={self.of!r}) draws by the scores of single samples, which this does not give; BALD() and "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from deepal.strategies.base import (
     QueryStrategy,
     View,
     choose,
+    is_count,
     predicted,
     together,
     top_k,
@@ -36,7 +38,7 @@ class PseudoLabels(Composed):
     Args:
         of: the other strategy.
         threshold: an image is sure whose uncertainty is below it: the entropy in nats, or by confidence what the largest
-            probability lacks of 1.
+            probability lacks of 1, 0.5 at most.
         decay: how fast the threshold falls.
         by: which of the two.
         max_per_class: of each predicted class at most so many, the surest. None: all.
@@ -50,17 +52,23 @@ class PseudoLabels(Composed):
     trains_next = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.by not in _UNCERTAIN:
             raise ValueError(f"PseudoLabels(by={self.by!r}) must be one of {', '.join(_UNCERTAIN)}.")
-        if not (self.threshold >= 0 and self.decay >= 0):
-            raise ValueError(f"PseudoLabels(threshold={self.threshold}, decay={self.decay}) must not be negative.")
+        if not (0 <= self.threshold < inf and 0 <= self.decay < inf):
+            raise ValueError(
+                f"PseudoLabels(threshold={self.threshold}, decay={self.decay}) must be numbers that are not negative."
+            )
         if self.by == "confidence" and self.threshold > 0.5:
             raise ValueError(
                 f"PseudoLabels(threshold={self.threshold}, by='confidence') is what the largest probability may lack of 1, "
-                f"which is 0.5 at most; for images with a probability of 0.95 or more it is 0.05."
+                f"and above 0.5 another class may be as likely as the predicted one; for images with a probability of 0.95 "
+                f"or more it is 0.05."
             )
-        if self.max_per_class is not None and self.max_per_class < 1:
-            raise ValueError(f"PseudoLabels(max_per_class={self.max_per_class}) must be at least 1, or None for all.")
+        if self.max_per_class is not None and not is_count(self.max_per_class):
+            raise ValueError(
+                f"PseudoLabels(max_per_class={self.max_per_class}) must be a whole number, 1 at least, or None for all."
+            )
 
     @property
     def parts(self) -> Sequence[QueryStrategy]:

@@ -273,7 +273,7 @@ def test_scores_of_zero_come_last_and_negative_ones_are_refused():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Stochastic(BALD), r"Stochastic\(of=BALD\) needs a strategy, and this is a class: BALD\(\)"),
+        (lambda: Stochastic(BALD), r"Stochastic is made of strategies, and BALD is a class: BALD\(\)"),
         (lambda: Stochastic(BALD(), kind="gibbs"), "power, softmax, softrank"),
         (lambda: Stochastic(BALD(), beta=-1), r"Stochastic\(beta=-1\)"),
         (lambda: BatchBALD(keep=0), r"BatchBALD\(keep=0\)"),

@@ -242,7 +242,7 @@ def test_what_cannot_work_is_refused():
         (lambda: Mixture([Margin()]), "takes a list of two strategies or more"),
         (lambda: Mixture(Margin()), "takes a list of two strategies or more"),
         (lambda: Mixture([Margin(), CoreSet()]), r"CoreSet\(\), ...\]\) averages the places of single samples"),
-        (lambda: Mixture([Margin, Entropy]), r"this is a class: Margin\(\)"),
+        (lambda: Mixture([Margin, Entropy]), r"Margin is a class: Margin\(\)"),
         (lambda: Mixture([Margin(), Entropy()], [1.0]), r"Mixture\(weights=\[1.0\]\) needs one for each of its 2"),
         (lambda: Split([Margin(), Entropy()], [0, 0]), r"Split\(shares=\[0, 0\]\) needs one for each"),
         (lambda: Schedule([Margin(), Entropy()], []), r"Schedule\(until=\[\]\) must say of each of its 2"),

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -84,6 +84,45 @@ def test_a_strategy_that_is_not_made_of_others_reads_the_pool_once(strategy):
     view = View(*(Signals.of(testing.made_up_signals(size, size)) for size in (60, 5, 20)))
     choose(made, replace(view, pool=Signals(torch.arange(60), source, known)), 7, torch.Generator().manual_seed(0))
     assert source.passes == bool(made.needs.get("pool", ()))
+
+
+COMPOSED = [made for each in exported() if isinstance(made := each() if inspect.isclass(each) else each, Composed)]
+
+
+@pytest.mark.parametrize("strategy", COMPOSED, ids=repr)
+@pytest.mark.parametrize("part", [Margin, None, "Margin", PseudoLabels(Margin())], ids=["class", "none", "name", "pseudo"])
+def test_what_is_made_of_strategies_takes_nothing_else(strategy, part):
+    for field in fields(strategy):
+        value = getattr(strategy, field.name)
+        if isinstance(value, QueryStrategy):
+            wrong = part
+        elif isinstance(value, tuple) and isinstance(value[0], QueryStrategy):
+            wrong = [part, *value[1:]]
+        else:
+            continue
+        with pytest.raises(ValueError, match=f"^{type(strategy).__name__} (is made of strategies|has PseudoLabels)"):
+            replace(strategy, **{field.name: wrong})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: Prefilter(Margin(), CoreSet(), keep=10.7),
+        lambda: Prefilter(Margin(), CoreSet(), factor=float("inf")),
+        lambda: Partition(Margin(), into=1.5),
+        lambda: PerGroup(Margin(), limit=1.5),
+        lambda: Projected(CoreSet(), width=2.5),
+        lambda: PseudoLabels(Margin(), max_per_class=1.5),
+        lambda: PseudoLabels(Margin(), threshold=float("inf")),
+        lambda: Schedule([Random(), Margin()], until=50),
+        lambda: Schedule([Random(), Margin()], until=["50"]),
+        lambda: Split([Random(), Margin()], shares=0.5),
+        lambda: Mixture([Entropy(), Margin()], weights=["a", "b"]),
+    ],
+)
+def test_numbers_that_a_query_could_not_use_are_refused_when_it_is_made(made):
+    with pytest.raises(ValueError, match=r"^\w+\(.*(whole number|a number|numbers)"):
+        made()
 
 
 def test_abstract_or_final():

@@ -62,7 +62,7 @@ def test_where_there_are_no_more_features_it_is_the_strategy_itself():
 def test_what_does_not_compare_embeddings_is_refused(of):
     with pytest.raises(ValueError, match=r"takes a strategy that compares embeddings, such as CoreSet\(\)"):
         Projected(of)
-    with pytest.raises(ValueError, match=r"width=0\) must be at least 1"):
+    with pytest.raises(ValueError, match=r"width=0\) must be a whole number, 1 at least"):
         Projected(CoreSet(), 0)
 
 

@@ -15,7 +15,19 @@ from deepal.ledger import PSEUDO_LABELS, Ledger, Predictions, Query, Result
 from deepal.modules import Classifier
 from deepal.probes import Laplace
 from deepal.signals import Signals
-from deepal.strategies import BADGE, CoreSet, Entropy, LeastConfidence, Margin, Prefilter, PseudoLabels, Random, View
+from deepal.strategies import (
+    BADGE,
+    CoreSet,
+    Entropy,
+    LeastConfidence,
+    Margin,
+    Mixture,
+    Partition,
+    Prefilter,
+    PseudoLabels,
+    Random,
+    View,
+)
 from deepal.strategies.base import Choice, QueryStrategy, choose, select
 from deepal.testing import StrictSource, made_up_signals, select_from
 from tests import runs
@@ -121,9 +133,15 @@ def test_bad_values_are_refused():
         choose(SURE(Random()), View(sites, Signals.of({})), 5, torch.Generator())
 
 
-def test_inside_another_strategy_nobody_would_train_on_them(tmp_path):
-    with pytest.raises(ValueError, match="inside another strategy"):
-        digits(tmp_path, strategy=Prefilter(SURE(Margin()), CoreSet(), keep=20)).run()
+def test_inside_another_strategy_nobody_would_train_on_them():
+    for made in (
+        lambda: Prefilter(SURE(Margin()), CoreSet(), keep=20),
+        lambda: Partition(SURE(Margin())),
+        lambda: Mixture([SURE(Margin()), Margin()]),
+        lambda: SURE(SURE(Margin())),
+    ):
+        with pytest.raises(ValueError, match=r"inside, where nobody trains on pseudo-labels; put PseudoLabels around"):
+            made()
 
 
 def test_a_strategy_that_gives_pseudo_labels_to_what_it_asks_is_refused():
