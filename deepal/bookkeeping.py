@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.ledger import WATCHED, Forgetting, Predictions, Query, Result
+from deepal.entries import WATCHED, Forgetting, Predictions, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.representation import Representation

@@ -13,7 +13,7 @@ from deepal import artifacts, preflight, seeds
 from deepal.bookkeeping import Turn
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import UnreadableError
-from deepal.ledger import PSEUDO_LABELS, Predictions, Query
+from deepal.entries import PSEUDO_LABELS, Predictions, Query
 from deepal.meter import Meter
 from deepal.ranks import Ranks
 from deepal.room import free_memory

@@ -18,18 +18,8 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
+from deepal.entries import OF_VALIDATION, PSEUDO, PSEUDO_ACCURACY, WATCHED, WRONG, Forgetting, Predictions, Query, Result
 from deepal.features import Features
-from deepal.ledger import (
-    OF_VALIDATION,
-    PSEUDO,
-    PSEUDO_ACCURACY,
-    WATCHED,
-    WRONG,
-    Forgetting,
-    Predictions,
-    Query,
-    Result,
-)
 from deepal.meter import Meter
 from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Answer

@@ -52,7 +52,8 @@ def _explained(message: str, parser: ArgumentParser) -> str:
     unknown = _found(r"^[Uu]nrecognized arguments: --?([^\s=]+)|Option '([^']+)' is not accepted", text)
     if unknown and unknown not in _options_of(classes):  # else it is one of another class that would do
         known = _options_of(classes) or _options(parser)
-        return f"there is no option '{unknown}'{where}{_nearest(unknown, known) or _options_said(classes)}."
+        meant = _inside(unknown, key, classes, parser) or _nearest(unknown, known) or _options_said(classes)
+        return f"there is no option '{unknown}'{where}{meant}."
     if option := _found(r"is abstract.*?NestedArg\(key='([\w.]+)'", text):
         taken = _taken(_kinds_of(key, classes, parser) or _named(text))
         return f"--{key}.{option} is an option of a class, and none was named before it by --{key}{taken}."
@@ -80,6 +81,16 @@ _FILES = {".csv", ".npy", ".pt", ".safetensors", ".yaml"}
 
 def _options_of(classes: Sequence[type]) -> list[str]:
     return [name for made in classes for name in inspect.signature(made).parameters]
+
+
+def _inside(option: str, key: str, classes: Sequence[type], parser: ArgumentParser) -> str:
+    """The end of a sentence that says where the option is, where it is one of what these classes are made of."""
+    for made in classes:
+        for part in inspect.signature(made).parameters:
+            kinds = _kinds_of(part, [made], parser)
+            if option in _options_of([each for name, each in _exported().items() if name in kinds]):
+                return f"; it is an option of '{part}': --{key}.{part}.{option}"
+    return ""
 
 
 def _options_said(classes: Sequence[type]) -> str:

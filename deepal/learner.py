@@ -24,8 +24,8 @@ from deepal.cycle import Cycle
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import UnreadableError
 from deepal.data.initial import Balanced, Initial
+from deepal.entries import Result
 from deepal.fingerprint import NEUTRAL
-from deepal.ledger import Result
 from deepal.modules import Adapter
 from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Answer, DatasetOracle, Oracle

@@ -6,27 +6,19 @@ is derived from here and from nowhere else.
 """
 
 import json
+import re
 import sqlite3
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from deepal.entries import INITIAL, Forgetting, Predictions, Query, Result
 from deepal.oracles.base import Answer, Question
-
-INITIAL = -1
-"""The cycle of the first labels, which no model asked for."""
-OF_LABELS, OF_VALIDATION, OF_POOL = "labels/", "val/", "pool/"
-"""What names of metrics begin with that are no test's: of what a model was trained on, of the validation set, and of what
-can be asked."""
-WRONG, PSEUDO, PSEUDO_ACCURACY = f"{OF_LABELS}wrong", f"{OF_LABELS}pseudo", f"{OF_LABELS}pseudo_accuracy"
-"""The share of labels that is wrong, where a simulation knows; how many pseudo-labels there were, and which share of these
-is right, of those whose truth is in the data."""
 
 _SCHEMA = """
 CREATE TABLE manifest (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -58,118 +50,11 @@ CREATE TABLE answers (
     label TEXT, annotator TEXT NOT NULL, seconds REAL, wrong INTEGER, source TEXT NOT NULL, time TEXT NOT NULL,
     CHECK (status IN ('labeled', 'abstained', 'invalid')), CHECK ((status = 'labeled') = (label IS NOT NULL))) STRICT;
 """
-_TABLES = (
-    "manifest",
-    "sessions",
-    "fits",
-    "results",
-    "images",
-    "contents",
-    "unreadable",
-    "queries",
-    "predictions",
-    "stops",
-    "artifacts",
-    "forgetting",
-    "notes",
-    "answers",
-)
-
-
-PSEUDO_LABELS, WATCHED = "pseudo_labels", "watched"
-"""What predictions are for."""
-
-
-def is_of_test(metric: str) -> bool:
-    """Whether a metric is one that a test has measured."""
-    return not metric.startswith((OF_LABELS, OF_VALIDATION, OF_POOL))
+_TABLES = re.findall(r"CREATE TABLE (\w+)", _SCHEMA)
 
 
 class LedgerError(ValueError):
     """The ledger holds something else than what was to be written; nothing was written."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """Positions to ask, in order.
-
-    Args:
-        positions: in the data set.
-        items: what people call each; its position where it has no name.
-        scores: of each, where the strategy has one.
-        predicted: what the model took each for, where it could say.
-        aleatoric, epistemic: expected entropy and mutual information of each, in nats, where the model has a posterior.
-        notes: what the strategy has to say of the query, by name.
-        artifacts: the hash of what the strategy has computed for this and all later queries, where it has.
-        predictions: of the model that chose, by what they are for: `pseudo_labels` train the next model besides labels, and
-            stopping rules compare the next one with theirs.
-    """
-
-    positions: tuple[int, ...] = ()
-    items: tuple[str, ...] | None = None
-    scores: tuple[float, ...] | None = None
-    predicted: tuple[str | None, ...] | None = None
-    aleatoric: tuple[float, ...] | None = None
-    epistemic: tuple[float, ...] | None = None
-    notes: Mapping[str, float] = field(default_factory=dict)
-    artifacts: str | None = None
-    predictions: Mapping[str, "Predictions"] = field(default_factory=dict)
-
-
-class Predictions(NamedTuple):
-    """What a model takes some images for.
-
-    Args: positions: in the data set, ascending; classes: the number of the class of each.
-    """
-
-    positions: tuple[int, ...] = ()
-    classes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a cycle measured.
-
-    Args:
-        cycle: its number, from 0.
-        labels: that the model was trained on, of
-        asked: positions that were asked (some gave no label), beside
-        validation: labels of the validation set.
-        metrics: by name.
-        seconds: by phase, of the process that ended the phase; `cpu` is what that process computed in all of them.
-        answers: a hash of the labels that the model was trained on.
-        memory: most bytes held in the cycle, by `process` and, where there is a GPU, `device`.
-    """
-
-    cycle: int
-    labels: int
-    asked: int
-    validation: int
-    metrics: Mapping[str, float]
-    seconds: Mapping[str, float]
-    answers: str = ""
-    memory: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def is_tested(self) -> bool:
-        """Whether the model of this cycle was tested."""
-        return any(is_of_test(name) for name in self.metrics)
-
-
-class Forgetting(NamedTuple):
-    """How a labeled image fared while the model of a cycle was trained.
-
-    Args:
-        position: in the data set.
-        events: how often it was wrong after it had been right; as often as it was shown, where it never was right.
-        shown: how often it was in a batch.
-        learned: whether it was right at any time.
-    """
-
-    position: int
-    events: int
-    shown: int
-    learned: bool
 
 
 class Ledger:

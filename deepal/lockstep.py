@@ -24,7 +24,7 @@ def carry_out_together(study: Work, session: str) -> None:
     while True:
         with ExitStack() as held:
             mine = [folder for folder in study.left(session) if held.enter_context(own.held(folder))]
-            runs = [Side(study.runs[folder], folder, session) for folder in mine if study.is_left(folder, session)]
+            runs = [RunBeside(study.runs[folder], folder, session) for folder in mine if study.is_left(folder, session)]
             _carry_out(runs)
         if not runs:
             if not any(own.is_undecided(each) for each in study.left(session)):
@@ -32,7 +32,7 @@ def carry_out_together(study: Work, session: str) -> None:
             time.sleep(LOOKS)  # until it beats, or has run out
 
 
-def _carry_out(runs: Sequence["Side"]) -> None:
+def _carry_out(runs: Sequence["RunBeside"]) -> None:
     copied = set[int]()
     with ExitStack() as open_runs:  # to its end: each puts back what it found when it was taken up
         for run in runs:
@@ -45,7 +45,7 @@ def _carry_out(runs: Sequence["Side"]) -> None:
         run.end()
 
 
-def _fit(runs: Sequence["Side"]) -> None:
+def _fit(runs: Sequence["RunBeside"]) -> None:
     """Train the modules of these runs."""
     wall, cpu = time.perf_counter(), time.process_time()
     labeled = [run for run in runs if run.turn.pool.labeled]
@@ -61,7 +61,7 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-class Side:
+class RunBeside:
     """A run beside others. One that fails stands aside, and its failure is kept.
 
     Args: learner, folder, session: as for `workers.carry_out`.

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from deepal import folder
-from deepal.ledger import INITIAL, Ledger, is_of_test
+from deepal.entries import INITIAL, is_of_test
+from deepal.ledger import Ledger
 
 FILE = "run.json"
 _WHERE = ("host",)  # of an environment: says where, and not with what

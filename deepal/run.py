@@ -9,7 +9,8 @@ from typing import Any
 
 from deepal import fingerprint, folder, records, tables
 from deepal.data.pool import Pool
-from deepal.ledger import PSEUDO_LABELS, Ledger, LedgerError
+from deepal.entries import PSEUDO_LABELS
+from deepal.ledger import Ledger, LedgerError
 
 _TABLE = "labels.csv"
 LABELS = (

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from deepal import seeds
+from deepal.entries import OF_POOL, OF_VALIDATION, Predictions, Result
 from deepal.functional import agreement, noise, uncertainty
-from deepal.ledger import OF_POOL, OF_VALIDATION, Predictions, Result
 
 UNCERTAINTY, AGREEMENT = f"{OF_POOL}uncertainty", f"{OF_POOL}agreement"
 """Metrics of the pool: the mean entropy of predictions, in nats; kappa of the predictions of two models in a row."""

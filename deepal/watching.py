@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.oracles import Question
 from deepal.task import Catalog
 

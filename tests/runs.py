@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from deepal import Learner, callbacks, ledger
 from deepal.data import Digits
-from deepal.ledger import INITIAL, Ledger
+from deepal.entries import INITIAL
+from deepal.ledger import Ledger
 from deepal.modules import Classifier
 from deepal.oracles import DatasetOracle
 from deepal.strategies import BADGE

@@ -315,6 +315,8 @@ REFUSED = [
         "--strategy Prefilter --strategy.of Margin",
         "there is no option 'of' for --strategy; Prefilter takes by, then, keep, factor",
     ),
+    ("--module FixMatch --module.backbone MLP", "it is an option of 'of': --module.of.backbone"),
+    ("--module FixMatch --module.frozen true", "it is an option of 'of': --module.of.frozen"),
     ("--strategy MaxEntropy", "here that is PredictiveEntropy"),
     ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
 ]

@@ -18,7 +18,8 @@ import deepal
 from deepal import Learner, fresh, load_model, records, strategies
 from deepal.cycle import Cycle
 from deepal.data import AtRandom, Balanced, Digits, FromDatasets, Given, TensorImages
-from deepal.ledger import INITIAL, Ledger, LedgerError
+from deepal.entries import INITIAL
+from deepal.ledger import Ledger, LedgerError
 from deepal.modules import Classifier, SharedBackbone
 from deepal.nn import MLP, BatchBALDCNN
 from deepal.oracles import Answer, DatasetOracle, NoisyOracle, Oracle

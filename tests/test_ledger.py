@@ -3,7 +3,8 @@ from contextlib import closing
 
 import pytest
 
-from deepal.ledger import INITIAL, Ledger, LedgerError, Query, Result
+from deepal.entries import INITIAL, Query, Result
+from deepal.ledger import Ledger, LedgerError
 from deepal.oracles import Answer
 from deepal.run import LABELS
 from tests.runs import in_process

@@ -9,7 +9,8 @@ import pytest
 from deepal import Learner
 from deepal.data import AtRandom, Given, ImageFolder, Manifest
 from deepal.data.files import RowsChangedError
-from deepal.ledger import INITIAL, Ledger
+from deepal.entries import INITIAL
+from deepal.ledger import Ledger
 from deepal.modules import Classifier
 from deepal.oracles import Answer, DatasetOracle, FileOracle
 from deepal.strategies import BADGE, Margin, Random

@@ -10,9 +10,10 @@ import torch
 
 from deepal import records
 from deepal.data import Digits
+from deepal.entries import WATCHED, Predictions, Result
 from deepal.functional import uncertainty
 from deepal.functional.agreement import cohen_kappa
-from deepal.ledger import WATCHED, Ledger, Predictions, Result
+from deepal.ledger import Ledger
 from deepal.modules import Classifier, SimCLR
 from deepal.ranks import Ranks
 from deepal.report import Display

@@ -20,7 +20,8 @@ import torch
 from deepal import leases, records, workers
 from deepal.comparison import Comparison
 from deepal.data import AtRandom, Digits, Everything
-from deepal.ledger import INITIAL, Ledger
+from deepal.entries import INITIAL
+from deepal.ledger import Ledger
 from deepal.modules import Classifier
 from deepal.nn import MLP
 from deepal.oracles import DatasetOracle, FileOracle

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.watching import Watcher
 
 PHASES = ("fit", "test", "scan", "select")

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepal import contact_sheet
 from deepal.contact_sheet import Tile
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.report import figures
 from deepal.report.figures import COLORS, GRAY
 from deepal.task import Catalog

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepal import contact_sheet
 from deepal.contact_sheet import Tile
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.oracles import Question
 from deepal.task import Catalog
 from deepal.watching import Watcher

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from deepal import contact_sheet
 from deepal.contact_sheet import Tile
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.task import Catalog
 from deepal.watching import Watcher
 

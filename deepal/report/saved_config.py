@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.watching import Watcher
 
 

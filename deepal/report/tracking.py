@@ -14,7 +14,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.oracles import Question
 from deepal.report import queries
 from deepal.task import Catalog

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.report import figures
 from deepal.report.figures import COLORS, GRAY
 from deepal.watching import Watcher

@@ -1,4 +1,4 @@
-"""Strategies that compare a prediction with those of labeled neighbors (`functional.contrast`)."""
+"""Strategies that compare a prediction with those of labeled neighbors (`functional.divergence`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from deepal.functional import contrast, neighbors
+from deepal.functional import divergence, neighbors
 from deepal.strategies.base import Scoring, Sizes, View, one_a_sample
 
 
@@ -34,14 +34,14 @@ class CAL(Scoring):
         labeled, predicted = one_a_sample(self, *view.labeled["embedding", "probs"])
         labeled = normalize(labeled.float(), dim=1)
 
-        def divergence(signals: Mapping[str, Tensor]) -> Tensor:
+        def differing(signals: Mapping[str, Tensor]) -> Tensor:
             embedding, probs = one_a_sample(self, signals["embedding"], signals["probs"])
             references, known = (each.to(probs.device) for each in (labeled, predicted))
             points = normalize(embedding.float(), dim=1)
             nearest = neighbors.nearest(points, references, min(self.neighbors, len(references)))[1]
-            return contrast.mean_divergence(probs, known, nearest)
+            return divergence.mean_divergence(probs, known, nearest)
 
-        return view.pool.map(divergence, self.needs["pool"])
+        return view.pool.map(differing, self.needs["pool"])
 
     def workspace(self, sizes: Sizes) -> int:
-        return 40 * sizes.pool + 4 * sizes.labeled * sizes.embedding + contrast.workspace(sizes.embedding)
+        return 40 * sizes.pool + 4 * sizes.labeled * sizes.embedding + divergence.workspace(sizes.embedding)

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepal import records, statistics
 from deepal.comparison import How, Setting
-from deepal.ledger import PSEUDO, PSEUDO_ACCURACY
+from deepal.entries import PSEUDO, PSEUDO_ACCURACY
 from deepal.report import comparing, figures
 from deepal.report.figures import COLORS, GRAY
 from sections.base import RESULTS, Claim, Study, answers, made_with, paragraph, row
@@ -98,11 +98,11 @@ class FromUnlabeled:
     def lines(self) -> Iterator[str]:
         yield "## MNIST, 40 labels: how the model trains counts for more than what it asks"
         yield paragraph("""
-            All of MNIST, four labels a class drawn at random, and no query. The network of Gal et al. (2017), 2,000 steps
-            of Adam (1e-3) on 32 labeled images and seven times as many unlabeled ones, shifts by up to two pixels as weak
-            augmentation, `RandAugment` and `Cutout` as strong; a threshold of 0.95; the average of weights (0.999) is
-            tested. Beside it the same network, steps, average and weak augmentation, with the weight of unlabeled images at
-            0, with the same labels.
+            All of MNIST, four labels a class drawn at random, and no query. The network of Gal et al. (2017),
+            2,000 steps of Adam (1e-3) on 32 labeled images and seven times as many unlabeled ones, shifts by up
+            to two pixels as weak augmentation, `RandAugment` and `Cutout` as strong; a threshold of 0.95; the
+            average of weights over the last tenth of the steps is tested. Beside it the same network, steps,
+            average and weak augmentation, with the weight of unlabeled images at 0, with the same labels.
         """)
         yield "    deepal study configs/study/fixmatch_mnist.yaml"
         runs = records.read(RESULTS / self.name / "study.json")

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRando
 
 from deepal import Learner
 from deepal.data import ActiveDataModule, AtRandom, Digits
+from deepal.entries import INITIAL
 from deepal.functional import gradients, mixing, uncertainty
-from deepal.ledger import INITIAL, Ledger
+from deepal.ledger import Ledger
 from deepal.modules import Adapter
 from deepal.signals import Signals
 from deepal.strategies import BADGE, CoreSet, Entropy, LeastConfidence, Margin, Random

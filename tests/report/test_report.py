@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from deepal import contact_sheet
-from deepal.ledger import Result
+from deepal.entries import Result
 from deepal.modules import Classifier
 from deepal.probes import MCDropout
 from deepal.report import (

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepal.data import AtRandom, Digits, Given
+from deepal.entries import PSEUDO_LABELS, Predictions, Query, Result
 from deepal.functional import uncertainty
-from deepal.ledger import PSEUDO_LABELS, Ledger, Predictions, Query, Result
+from deepal.ledger import Ledger
 from deepal.modules import Classifier
 from deepal.probes import Laplace
 from deepal.signals import Signals
