@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.entries import WATCHED, Forgetting, Predictions, Query, Result
+from deepal.entries import COMPARED, Forgetting, Predictions, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.representation import Representation
@@ -55,7 +55,7 @@ class Turn:
         measured: what was measured already.
         grown: what is known of the images, where there are more than before.
         artifacts: the hash of what the strategy has computed once, when it has.
-        watched: what the last model predicted, where rules for stopping compare this one with it.
+        compared: what the last model predicted, where rules for stopping compare this one with it.
     """
 
     cycle: int
@@ -67,7 +67,7 @@ class Turn:
     measured: Result | None
     grown: Remembered | None
     artifacts: str | None
-    watched: Predictions
+    compared: Predictions
 
 
 class Books:
@@ -190,8 +190,8 @@ class Books:
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None
         tests = not query_size or self._passes_a_mark(pool, cycle)
-        artifacts, watched = self.ledger.artifacts(), self.ledger.predictions(cycle - 1, WATCHED)
-        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown, artifacts, watched)
+        artifacts, compared = self.ledger.artifacts(), self.ledger.predictions(cycle - 1, COMPARED)
+        return Turn(cycle, pool, query_size, self.ledger.unreadable(), tests, fitted, result, grown, artifacts, compared)
 
     def reason_to_stop(self, result: Result) -> str | None:
         """Why to stop with the result of a cycle, where a rule says so."""

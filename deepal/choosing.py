@@ -20,7 +20,6 @@ from deepal.room import free_memory
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import NonFiniteError, Signals, voice_of
-from deepal.stopping import Around, StoppingRule
 from deepal.strategies.base import Choice, QueryStrategy, Sizes, View, choose, warn_of_distances
 from deepal.watching import Watchers, quiet
 
@@ -32,7 +31,6 @@ class Settings(Protocol):
     data: ActiveDataModule
     query_size: int
     budget: int
-    stop: list[StoppingRule]
     pool_subset: int | None
     seed: int
 
@@ -95,15 +93,12 @@ class Choosing:
         return rows, coins
 
     def rehearse(self, some: Sequence[int], scan: Scan) -> None:
-        """Choose one of some images: what a strategy, or a rule for stopping, cannot read of the module is refused here."""
+        """Choose one of some images: what a strategy cannot read of the module is refused here."""
         view = self._view(torch.tensor(some), scan)
         try:
             with quiet(logging.ERROR, "deepal.strategies"):  # which may warn of what an untrained module says
                 choose(self.settings.strategy, view, 1, torch.Generator())
             view.pool[self.settings.strategy.needs.get("pool", ())]  # also what is read of a short list alone
-            around = Around(view.pool.positions, view.pool.positions, 0, lambda _: view.pool["probs"], Predictions())
-            for rule in self.settings.stop:
-                rule.measure(around)
         except NonFiniteError:
             return  # it is not trained yet
         pool = min(len(self.data.candidates), self.settings.pool_subset or len(self.data.candidates))

@@ -284,7 +284,7 @@ def _parser(command: str, description: str, arguments: Sequence[str]) -> "Explai
     """A parser with what commands that train have in common."""
     from lightning.pytorch import Trainer
 
-    from deepal.preflight import OURS
+    from deepal.trainer_options import OURS
 
     made = _typed_parser(command, description, arguments)
     made.add_class_arguments(Trainer, "trainer", skip=set(OURS), instantiate=False)

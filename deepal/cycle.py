@@ -18,8 +18,9 @@ from deepal.data.datamodule import ActiveDataModule
 from deepal.data.images import Part, UnreadableError
 from deepal.data.loading import Share
 from deepal.data.pool import Pool
-from deepal.entries import OF_VALIDATION, PSEUDO, PSEUDO_ACCURACY, WATCHED, WRONG, Forgetting, Predictions, Query, Result
+from deepal.entries import PSEUDO, PSEUDO_ACCURACY, WRONG, Forgetting, Predictions, Query, Result
 from deepal.features import Features
+from deepal.judging import Judging
 from deepal.meter import Meter
 from deepal.modules.self_supervised import Pretext
 from deepal.oracles import Answer
@@ -32,7 +33,7 @@ from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
 from deepal.signals import Score, known
-from deepal.stopping import Around, StoppingRule
+from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watchers, interruptible
 
@@ -93,7 +94,7 @@ class Cycle:
         self.books, self.watchers = books, watchers or Watchers()
         self._looked_at: set[tuple[Part, int]] = set()
         self._recorded: Mapping[str, Tensor] = {}  # in the fit of this cycle, by position
-        self.choosing = Choosing(settings, files, ranks, self.watchers)
+        self.choosing, self.judging = Choosing(settings, files, ranks, self.watchers), Judging(settings, ranks)
         self.pretraining = Pretraining(settings, files, ranks, self.watchers, self._drawn_module)
         self.features = Features(
             settings, files, ranks, self.watchers, lambda trainer, reader, part: self._scan(0, trainer, reader, part=part)
@@ -140,9 +141,11 @@ class Cycle:
         metrics: Mapping[str, float] = {}
         if module is not None and not begun.is_given:
             metrics = self._tested(turn, trainer, module, meter)
-        watched: Mapping[str, Predictions] = {}
+        compared: Mapping[str, Predictions] = {}
         if module is not None and self.settings.stop and not turn.measured:
-            metrics, watched = self._watched(turn, trainer, module, metrics, meter)
+            with meter.phase("stop"):
+                judged, compared = self.judging.measure(turn, trainer, module, self._scan(turn.cycle, trainer, module))
+            metrics = {**metrics, **judged}
             if self.ranks.decided(lambda: self.books and self.books.reason_to_stop(self._result(turn, metrics, meter))):
                 if not turn.tests and not begun.is_given:  # the last model of a run is tested
                     metrics = {**metrics, **self._tested(replace(turn, tests=True), trainer, module, meter)}
@@ -156,7 +159,7 @@ class Cycle:
                 at_hand = self._at_hand(trainer, self.data.candidates)
             scan = self._scan(turn.cycle, trainer, reader, at_hand)
             query = self.choosing.query(turn, reader, scan, is_fitted=module is not None, meter=meter)
-        query = replace(query, predictions={**query.predictions, **watched})
+        query = replace(query, predictions={**query.predictions, **compared})
         contents = self.ranks.together(self.data.newly_read())
         self.data.recall(contents)
         query = self.ranks.decided(lambda: query)
@@ -166,7 +169,8 @@ class Cycle:
             self.files.forget_before(turn.cycle)  # not earlier: a cycle that is done again may start from the last one
 
     def rehearse(self, trainer: Trainer, module: LightningModule) -> None:
-        """Choose of a few images with the untrained module, so that what cannot be read of it is refused.
+        """Choose of a few images with the untrained module, and judge it by them, so that what cannot be read of it is
+        refused.
 
         Raises UnreadableError where one of the images cannot be read.
         """
@@ -174,6 +178,7 @@ class Cycle:
         self._begin_to_record(0, torch.tensor(self.data.candidates), trainer)
         some = self.data.candidates[:16]
         self.choosing.rehearse(some, self._scan(0, trainer, module, self._at_hand(trainer, some)))
+        self.judging.rehearse(some, self._scan(0, trainer, module))
 
     def _follow(self, turn: Turn) -> None:
         """Have the data as the first process has it."""
@@ -244,35 +249,6 @@ class Cycle:
             metrics = dict(trainer.test(module, datamodule=self.data, verbose=False)[0])
         preflight.refuse_unsynced(self.ranks.each(metrics))
         return metrics
-
-    def _watched(
-        self, turn: Turn, trainer: Trainer, module: LightningModule, metrics: Mapping[str, float], meter: Meter
-    ) -> tuple[Mapping[str, float], Mapping[str, Predictions]]:
-        """Metrics, with those that rules for stopping read too, and what these want to see again in the next cycle."""
-        rules, kept = self.settings.stop, {}
-        scan = self._scan(turn.cycle, trainer, module)
-        around = Around(
-            torch.tensor(turn.pool.index, dtype=torch.long),
-            torch.tensor([position for position in self.data.candidates if position < self.data.begun_with]),
-            self._seed("stop"),
-            lambda positions: scan.read(positions, ("probs",))["probs"],
-            turn.watched,
-        )
-        with meter.phase("stop"):
-            wanted = {rule.validated for rule in rules if rule.validated}
-            if wanted and self.data.validation_positions:
-                with self.ranks.on_its_own(), interruptible():
-                    found = trainer.validate(module, datamodule=self.data, verbose=False)[0]
-                preflight.refuse_unsynced(self.ranks.each(dict(found)))
-                found = {OF_VALIDATION + name.removeprefix(OF_VALIDATION): value for name, value in found.items()}
-                preflight.refuse_unmeasured(wanted, found)
-                metrics = {**metrics, **found}
-            for rule in rules:
-                measured = rule.measure(around)
-                metrics = {**metrics, **measured.metrics}
-                if measured.predictions:
-                    kept[WATCHED] = measured.predictions
-        return metrics, kept
 
     def _begin_to_record(self, cycle: int, pool: Tensor, trainer: Trainer) -> None:
         """Tell the recorders of a fit what they may know of it, and what the strategy may see of the pool. What they say

@@ -12,7 +12,7 @@ can be asked."""
 WRONG, PSEUDO, PSEUDO_ACCURACY = f"{OF_LABELS}wrong", f"{OF_LABELS}pseudo", f"{OF_LABELS}pseudo_accuracy"
 """The share of labels that is wrong, where a simulation knows; how many pseudo-labels there were, and which share of these
 is right, of those whose truth is in the data."""
-PSEUDO_LABELS, WATCHED = "pseudo_labels", "watched"
+PSEUDO_LABELS, COMPARED = "pseudo_labels", "compared"
 """What predictions are for."""
 
 

@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from deepal import fingerprint, fresh, preflight, seeds
+from deepal import environment, fingerprint, fresh, preflight, seeds, trainer_options
 from deepal.bookkeeping import Books
 from deepal.cycle import Cycle
 from deepal.data.datamodule import ActiveDataModule
@@ -37,6 +37,8 @@ from deepal.run import Files, Run
 from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watcher, Watchers, quiet, quiet_lightning
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -103,7 +105,7 @@ class Learner:
     name: str | None = field(default=None, metadata=NEUTRAL)
 
     def __post_init__(self) -> None:
-        self.trainer = preflight.trainer_options(self.trainer)
+        self.trainer = trainer_options.checked(self.trainer)
         preflight.refuse_bad_settings(self)
 
     @property
@@ -184,7 +186,7 @@ class Learner:
         threads = torch.get_num_threads()
         with isolate_rng(), quiet_lightning(), fresh.gpus_looked_for_once(), ExitStack() as held:
             folder = self.folder
-            trainer = preflight.refuse_broken_trainer(lambda: fresh.make_trainer(self.trainer, folder))
+            trainer = trainer_options.refuse_broken(lambda: fresh.make_trainer(self.trainer, folder))
             ranks = Ranks(trainer)
             if alone:
                 preflight.refuse_several_processes(alone, ranks.processes)
@@ -220,6 +222,7 @@ class Learner:
         """Refuse what cannot work before anything trains; then ask the first labels, or go on with a run that has."""
         config = fingerprint.describe(self)
         books.lay_out(config)
+        preflight.refuse_one_class(self.data)
         alone = Cycle(self, books.run.files, Ranks())
         module: Any = preflight.refuse_broken_module(lambda: alone.fresh_module(0))
         elsewhere = self.embedding_from is not None
@@ -230,8 +233,8 @@ class Learner:
         grouped = self.data.has_groups
         recorders, batches = recorders_of(trainer), self.data.batches_an_epoch(self.budget)
         preflight.refuse_bad_needs(self.strategy, module, self.probes, recorders, grouped, elsewhere)
-        preflight.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
-        preflight.refuse_automatic_options(trainer, module)
+        trainer_options.refuse_callbacks(trainer, len(self.data.validation_positions), self.data.epoch_steps)
+        trainer_options.refuse_automatic(trainer, module)
         preflight.refuse_short_records(recorders, fresh.steps_of(trainer, batches), batches, self.query_size)
         if self.stacked:
             preflight.refuse_unstackable(module, self.trainer, self.data, processes)
@@ -243,6 +246,11 @@ class Learner:
             labels = len(first.positions) + len(books.to_import())
             if self.initial.heeds_budget:
                 preflight.refuse_bad_settings(self, first=labels, pool=len(self.data.candidates))
+                if self.budget > len(self.data.candidates):
+                    log.warning(
+                        "budget=%d is more than the %d images that can be labeled: the run ends with the last of them.",
+                        self.budget, len(self.data.candidates),
+                    )  # fmt: skip
             books.declare(config, first)
-        books.take_in(preflight.environment(trainer.strategy.root_device, self.threads, processes))
+        books.take_in(environment.describe(trainer.strategy.root_device, self.threads, processes))
         books.read(lambda: alone.rehearse(trainer, module))

@@ -1,20 +1,13 @@
 """Before anything trains: what is refused, with a sentence that names what was typed and the cure."""
 
-import difflib
-import inspect
-import platform
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import lightning
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, StochasticWeightAveraging
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from deepal import __version__, stacked
+from deepal import stacked
 from deepal.data.datamodule import ActiveDataModule
 from deepal.data.initial import Balanced, Initial
 from deepal.modules.self_supervised import Pretext
@@ -25,15 +18,6 @@ from deepal.representation import Representation
 from deepal.signals import known, voice_of
 from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy, Sizes
-
-OURS = (
-    "logger", "default_root_dir", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
-    "num_sanity_val_steps", "fast_dev_run", "barebones", "overfit_batches", "use_distributed_sampler",
-    "enable_autolog_hparams", "model_registry", "reload_dataloaders_every_n_epochs",
-)  # fmt: skip
-"""Options of a Trainer that the learner sets itself, or that would take a run apart."""
-
-_STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 _READ_OFF = ("logits", "probs", "embedding", "logit_gradient", "flip_distance")
 
@@ -122,6 +106,15 @@ def refuse_bad_name(name: str) -> None:
     """Raises ValueError for a name that is not one of a folder."""
     if name in ("", ".", "..") or len(Path(name).parts) != 1 or not name.isprintable():
         raise ValueError(f"name={name!r} must be the name of one folder in root.")
+
+
+def refuse_one_class(data: ActiveDataModule) -> None:
+    """Raises ValueError where there is nothing to tell apart."""
+    if data.task and len(data.task.classes) < 2:
+        raise ValueError(
+            f"{data.title} has one class, {', '.join(data.task.classes)}, and there have to be two at least to tell apart; "
+            f"name those too that have no label yet."
+        )
 
 
 def refuse_bad_needs(
@@ -317,33 +310,6 @@ def refuse_untrainable(module: LightningModule, tested: bool = True) -> None:
         )
 
 
-def refuse_callbacks(trainer: Trainer, validation: int, epoch_steps: int | None) -> None:
-    """Raises ValueError for a callback that waits for a validation that never comes, and for one that a killed fit could
-    not take up exactly.
-
-    Args: validation: how many validation images there are; epoch_steps: steps an epoch, where that is known.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name, monitor = type(callback).__name__, str(getattr(callback, "monitor", ""))
-        if monitor.startswith("val") and not validation:
-            raise ValueError(
-                f"{name} monitors {monitor}, and there are no validation images; set data.validation to how many labels "
-                f"they may cost."
-            )
-        if monitor and epoch_steps and 0 < trainer.max_steps < epoch_steps:
-            raise ValueError(
-                f"{name} monitors {monitor} once an epoch, and trainer.max_steps={trainer.max_steps} ends before the first "
-                f"of data.epoch_steps={epoch_steps}; lower data.epoch_steps."
-            )
-        if type(callback).on_save_checkpoint is not Callback.on_save_checkpoint or isinstance(
-            callback, StochasticWeightAveraging | Checkpoint
-        ):
-            raise ValueError(
-                f"trainer.callbacks={name} keeps state in Lightning's checkpoints, which a run does not use: a killed fit "
-                f"could not be taken up exactly; leave it out."
-            )
-
-
 def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batches: int, query_size: int) -> None:
     """Raises ValueError for a recorder that would see too little of a fit. Args: steps: of the fit, where that is known;
     batches: an epoch."""
@@ -351,19 +317,6 @@ def refuse_short_records(recorders: Sequence[Recorder], steps: int | None, batch
         return
     for each in recorders:
         each.refuse_too_little(-(-steps // batches), query_size)
-
-
-def refuse_automatic_options(trainer: Trainer, module: LightningModule) -> None:
-    """Raises ValueError for what a Trainer does around automatic steps alone, and a module that takes its own steps."""
-    asked = {
-        "gradient_clip_val": trainer.gradient_clip_val not in (None, 0),
-        "accumulate_grad_batches": trainer.accumulate_grad_batches != 1,
-    }
-    for name in [name for name, given in asked.items() if given and not module.automatic_optimization]:
-        raise ValueError(
-            f"trainer.{name} is for modules that leave their steps to the Trainer, and {type(module).__name__} takes its "
-            f"own, of several optimizers; leave it out."
-        )
 
 
 def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule:
@@ -378,87 +331,6 @@ def refuse_broken_module(make: Callable[[], LightningModule]) -> LightningModule
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"module: it cannot be made for these images with these options: {error}") from error
     return module
-
-
-def refuse_broken_trainer(make: Callable[[], Trainer]) -> Trainer:
-    """The Trainer that `make` makes. Raises ValueError where Lightning refuses the options."""
-    try:
-        return make()
-    except Exception as error:  # of any kind: Lightning and its parts refuse in many ways
-        raise ValueError(f"trainer: lightning.Trainer refuses these options: {error}") from error
-
-
-def trainer_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a Trainer as given: those left at their default dropped, numbers as numbers, a length where none is.
-
-    Raises ValueError for an option that a Trainer does not have, one that is ours, and processes that are spawned.
-    """
-    if not isinstance(options, Mapping):
-        raise ValueError(f"trainer={options!r} must be options of lightning.Trainer by name.")
-    known = inspect.signature(Trainer).parameters
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            raise ValueError(
-                f"trainer.{name} is no option of lightning.Trainer{f'; did you mean trainer.{close[0]}?' if close else '.'}"
-            )
-        if name in OURS:
-            raise ValueError(f"trainer.{name} is not for a run to choose; leave it out.")
-    plain = {name: _number(value) for name, value in options.items()}
-    given = {name: value for name, value in plain.items() if value is not None and value != known[name].default}
-    strategy = str(given.get("strategy", "auto"))
-    if strategy not in _STRATEGIES:
-        raise ValueError(
-            f"trainer.strategy={strategy} is none that a run can go on with: its processes have to be started from outside "
-            f"or as copies of the command, with whole weights in each; take one of {', '.join(_STRATEGIES)}."
-        )
-    for name in ("max_steps", "max_epochs", "limit_train_batches", "limit_test_batches"):
-        if given.get(name) == 0:
-            raise ValueError(f"trainer.{name}=0 would train or test nothing; give it a length, or leave it out.")
-    if str(given.get("precision", 32)).removesuffix("-true") in ("64", "bf16", "16"):
-        raise ValueError(
-            f"trainer.precision={given['precision']} would change the weights themselves, and images stay in fp32; take "
-            f"bf16-mixed or 16-mixed."
-        )
-    if not any(name in given for name in ("max_steps", "max_epochs", "max_time")):
-        given["max_steps"] = 300
-    given["devices"] = given.get("devices", 1)
-    return given
-
-
-def environment(device: torch.device, threads: int, processes: int) -> dict[str, Any]:
-    """Where and with what a process takes up a run, and whether it can be repeated bit for bit there."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "deepal": __version__,
-        "host": socket.gethostname(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "threads": threads,
-        "processes": processes,
-        "bit_exact": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def _processor() -> str:
-    """What the CPU calls itself."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _number(value: Any) -> Any:
-    """`"2"` as 2: options that may be a word or a number arrive from a command line as words."""
-    if isinstance(value, str):
-        for kind in (int, float):
-            try:
-                return kind(value)
-            except ValueError:
-                pass
-    return value
 
 
 def _subclasses(of: Any) -> Iterator[Any]:

@@ -83,8 +83,9 @@ class Study:
         if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
             raise ValueError(f"seeds={self.seeds!r} must be a number of seeds, or a list of whole numbers.")
         sets = self.data if isinstance(self.data, list) else [self.data]
-        listed = {"strategies": self.strategies, "modules": self.modules, "data": sets, "seeds": seeds}
-        for what, given in listed.items():
+        if not seeds:
+            raise ValueError(f"seeds={self.seeds!r} must be one at least.")
+        for what, given in {"strategies": self.strategies, "modules": self.modules, "data": sets}.items():
             if not isinstance(given, list) or not given:
                 raise ValueError(f"{what}={given!r} must be a list of one at least.")
         preflight.refuse_bad_name(self.name)

@@ -30,6 +30,7 @@ from deepal.strategies import BADGE, BALD, BatchBALD, CoreSet, Entropy, KMeans, 
 from deepal.strategies.base import Acquisition
 from deepal.task import Task
 from deepal.watching import Watcher
+from tests.modules.pools import Pictures
 from tests.runs import Outcome, digits
 
 EVERY_STRATEGY = [
@@ -465,6 +466,21 @@ def test_tables_whose_ledger_is_gone_are_not_written_over(tmp_path):
         with pytest.raises(LedgerError, match=r"ledger.sqlite is missing or empty, and labels.csv beside it"):
             digits(tmp_path, name="mine", **SHORT).run()
     assert (learner.folder / "labels.csv").read_text() == labels
+
+
+def test_a_budget_that_no_pool_has_is_said_and_ends_with_the_last_image(tmp_path, caplog):
+    data = Digits(epoch_steps=2, pool_size=30, validation=0)
+    run = digits(tmp_path, strategy=Random(), data=data, budget=5000, initial=AtRandom(10), trainer={"max_steps": 2})
+    results = run.run()
+    assert results[-1].labels == 30
+    assert "budget=5000 is more than the 30 images that can be labeled" in caplog.text
+
+
+def test_one_class_is_refused_as_that(tmp_path):
+    images = Pictures(torch.rand(40, 1, 8, 8), torch.zeros(40, dtype=torch.long))
+    data = FromDatasets(train=images, test=images, classes=("a",), validation=0)
+    with pytest.raises(ValueError, match="FromDatasets has one class, a, and there have to be two"):
+        digits(tmp_path, data=data, budget=20).run()
 
 
 def test_files_of_others_among_those_of_cycles_stop_nothing(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from deepal import records
 from deepal.data import Digits
-from deepal.entries import WATCHED, Predictions, Result
+from deepal.entries import COMPARED, Predictions, Result
 from deepal.functional import uncertainty
 from deepal.functional.agreement import cohen_kappa
 from deepal.ledger import Ledger
@@ -199,11 +199,11 @@ def test_what_it_measures_is_what_it_says(tmp_path):
     learner, results, book = stopped(tmp_path, StablePredictions(size=50), budget=30)
     data = learner.data
     module = load_model(learner.folder)
-    kept = book.predictions(1, WATCHED)
+    kept = book.predictions(1, COMPARED)
     images = module.task.normalize(torch.stack([data._set.train.data[position] for position in kept.positions]))
     with torch.no_grad():
         assert module.probs(images).argmax(1).tolist() == list(kept.classes)
-    before = book.predictions(0, WATCHED)
+    before = book.predictions(0, COMPARED)
     assert before.positions == kept.positions
     expected = cohen_kappa(torch.tensor(before.classes), torch.tensor(kept.classes))
     assert results[1].metrics["pool/agreement"] == pytest.approx(expected)
