@@ -125,6 +125,9 @@ class Learner:
 
         Args: watch: are told what happens, as it happens; one that fails is dropped and stops nothing.
         Returns what each cycle measured.
+        Raises ValueError before the first epoch for what cannot work: a RunMismatchError where the folder holds another
+        run, a LedgerError where its ledger cannot be read; FolderHeldError where another process holds the folder; and
+        NonFiniteError, in any cycle, where a signal or a score is no number.
         """
         with self.taken_up(watch) as (cycle, books, ranks), ranks.unbroken():
             while turn := ranks.decided(lambda: books.turn() if books else None):

@@ -103,6 +103,7 @@ class Ledger:
                 )
 
     def close(self) -> None:
+        """Let go of the file."""
         self._db.close()
 
     # The run itself
@@ -137,6 +138,7 @@ class Ledger:
         self._db.execute("INSERT INTO sessions VALUES (NULL, ?, ?)", (_now(), json.dumps(environment)))
 
     def sessions(self) -> list[dict[str, Any]]:
+        """The environments (`deepal.environment`) of all processes that have taken up the run, in order."""
         return [json.loads(row[0]) for row in self._db.execute("SELECT environment FROM sessions ORDER BY id")]
 
     # Its images
@@ -227,6 +229,7 @@ class Ledger:
         return next((each for each in self.results() if each.cycle == cycle), None)
 
     def results(self) -> list[Result]:
+        """What each cycle has measured, in order."""
         rows = self._db.execute(
             "SELECT cycle, labels, asked, validation, metrics, seconds, answers, memory FROM results ORDER BY cycle"
         )

@@ -24,6 +24,7 @@ def pseudo_label_loss(logits: Tensor, classes: Tensor, counts: Tensor) -> Tensor
     does not make the others weigh more  (Sohn et al., 2020).
 
     Args: logits: (B, C); classes: (B,); counts: (B,), which rows do.
+    Returns a scalar, in nats.
     """
     return (functional.cross_entropy(logits.float(), classes, reduction="none") * counts).mean()
 

@@ -10,6 +10,7 @@ def nt_xent(one: Tensor, two: Tensor, temperature: float) -> Tensor:
     al., 2020). Each of the 2 B views is asked once, and is not compared with itself.
 
     Args: one, two: (B, D), row i of both is of one image; temperature: above 0.
+    Returns a scalar, in nats.
 
     >>> same = torch.eye(2)
     >>> round(float(nt_xent(same, same, 1.0)), 4)  # log(e + 1 + 1) - 1

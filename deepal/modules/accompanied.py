@@ -55,6 +55,7 @@ class Accompanied(Measured):
         return self.reader.logits_of(embedding)
 
     def probs(self, images: Tensor) -> Tensor:
+        """The classifier's class probabilities (B, C), in fp32."""
         return self.reader.probs(images)
 
     def embedding(self, images: Tensor) -> Tensor:
