@@ -162,33 +162,31 @@ def refuse_bad_needs(
         for name in names:
             if name == "group" and not grouped:
                 raise ValueError(f"{strategy!r} needs groups, and the data has none; a manifest may have a column group.")
-            if name in said | known(of) or callable(getattr(voice_of(module), name, None)):
-                continue
-            if name in _READ_OFF:
-                raise ValueError(
-                    f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; Classifier can, and "
-                    f"Adapter({type(module).__name__}, head=...) reads it off the last linear layer, or give it a method "
-                    f"{name}(images)."
-                )
-            if name == "mc_probs":
-                raise ValueError(
-                    f"{strategy!r} needs mc_probs, which {type(module).__name__} cannot say: it is one network; "
-                    f"Classifier(posterior=MCDropout()) can, so can Ensemble, and so can any module with dropout by "
-                    f"probes=[MCDropout()]."
-                )
-            records = next((made.__name__ for made in _subclasses(Recorder) if name in made.says), None)
-            if records:
-                raise ValueError(
-                    f"{strategy!r} needs {name}, which only training knows; have it recorded: "
-                    f"trainer.callbacks=[{records}()]."
-                )
-            able = sorted({each.__name__ for each in _subclasses(LightningModule) if callable(getattr(each, name, None))})
-            reads = next((made.__name__ for made in _subclasses(Probe) if getattr(made, "says", None) == name), None)
-            raise ValueError(
-                f"{strategy!r} needs {name}, which {type(module).__name__} cannot say; "
-                f"{', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
-                f"{f'have it read: probes=[{reads}()]' if reads else 'a probe'}."
-            )
+            if not (name in said | known(of) or callable(getattr(voice_of(module), name, None))):
+                raise ValueError(f"{strategy!r} needs {name}, which {_who_says(name, type(module).__name__)}")
+
+
+def _who_says(name: str, module: str) -> str:
+    """Why a module does not say a signal, and who can, as the end of a sentence."""
+    if name in _READ_OFF:
+        return (
+            f"{module} cannot say; Classifier can, and Adapter({module}, head=...) reads it off the last linear layer, or "
+            f"give it a method {name}(images)."
+        )
+    if name == "mc_probs":
+        return (
+            f"{module} cannot say: it is one network; Classifier(posterior=MCDropout()) can, so can Ensemble, and so can "
+            f"any module with dropout by probes=[MCDropout()]."
+        )
+    recorder = next((made.__name__ for made in _subclasses(Recorder) if name in made.says), None)
+    if recorder:
+        return f"only training knows; have it recorded: trainer.callbacks=[{recorder}()]."
+    able = sorted({made.__name__ for made in _subclasses(LightningModule) if callable(getattr(made, name, None))})
+    probe = next((made.__name__ for made in _subclasses(Probe) if getattr(made, "says", None) == name), None)
+    return (
+        f"{module} cannot say; {', '.join(able) + ' can' if able else f'give it a method {name}(images)'}, or "
+        f"{f'have it read: probes=[{probe}()]' if probe else 'a probe'}."
+    )
 
 
 def refuse_simulation(oracle: Oracle, initial: Initial, data: ActiveDataModule) -> None:
