@@ -13,7 +13,7 @@ from deepal.data.datamodule import ActiveDataModule, Remembered
 from deepal.data.images import Part, UnreadableError
 from deepal.data.initial import Initial
 from deepal.data.pool import Pool
-from deepal.entries import COMPARED, Forgetting, Predictions, Query, Result
+from deepal.entries import COMPARED, OF_POOL, Forgetting, Predictions, Query, Result
 from deepal.oracles import Answer, Oracle, Question
 from deepal.oracles.base import IMPORTED, unanswered
 from deepal.representation import Representation
@@ -155,8 +155,23 @@ class Books:
         self._refuse_too_many_unreadable()
         if 0 < len(self.data.test_positions) < _FEW:
             log.warning("accuracy is measured on %d images, and says little.", len(self.data.test_positions))
+        self._warn_of_late_rules()
         self.ledger.session(environment)
         self._record_growth()
+
+    def _warn_of_late_rules(self) -> None:
+        """Say it where cycles were measured before the rules for stopping were given."""
+        metrics = [each.metrics for each in self.ledger.results()]
+        late = [
+            rule for rule in self.settings.stop
+            if (rule.validated and any(rule.validated not in each for each in metrics))
+            or (rule.reads_pool and any(not any(name.startswith(OF_POOL) for name in each) for each in metrics[1:]))
+        ]  # fmt: skip
+        if late:
+            log.warning(
+                "some of the %d cycles of this run were measured without %s, which does not know of them.",
+                len(metrics), ", ".join(map(repr, late)),
+            )  # fmt: skip
 
     # Cycles
 
@@ -182,10 +197,10 @@ class Books:
                 return None  # an oracle that cannot make up its mind
             cycle, result = cycle + 1, None
         if result is not None and (reason or not query_size):
-            if reason:
+            if query_size:
                 self.watchers.tell("stops", reason)
             spent = "the budget is spent" if len(pool) else "there is nothing left to ask"
-            self.ledger.stop(cycle, reason or spent)
+            self.ledger.stop(cycle, reason if reason and query_size else spent)
             return None
         notes = weights.notes(self.run.files.weights(cycle))
         fitted = notes["seconds"] if notes and notes["answers"] == pool.digest() else None

@@ -299,6 +299,11 @@ def _typed_parser(command: str, description: str, arguments: Sequence[str]) -> "
     from deepal.explaining import ExplainingParser
 
     extra = [value for key, value in pairwise(arguments) if key == "--allow-import" and not value.startswith("-")]
+    for name in extra:
+        if not all(word.isidentifier() for word in name.split(".")):
+            sys.exit(f"deepal: --allow-import takes the name of one package, and was given {name}; give it once for each.")
+    if extra and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where packages of one's own lie
     set_parsing_settings(
         subclasses_enabled=[ActiveDataModule],
         import_path_denylist=["*"],
@@ -310,7 +315,7 @@ def _typed_parser(command: str, description: str, arguments: Sequence[str]) -> "
         "--allow-import",
         type=str | None,
         default=None,
-        help="A package of yours whose classes the configuration may name.",
+        help="A package of yours, of this folder or installed, whose classes the configuration may name; once for each.",
     )
     return made
 

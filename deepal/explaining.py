@@ -60,7 +60,9 @@ def _explained(message: str, parser: ArgumentParser) -> str:
     if missing := _found(r"arguments are required: (\w+)", text):
         return f"--{f'{key}.' if key else ''}{missing} is missing; give it a value."
     if wrong := re.search(r"Expected a <class '(\w+)'>\. Got value: (\S+)", text):
-        return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {wrong[2].rstrip('.')}."
+        given = wrong[2].rstrip(".")
+        cure = f"; --{key}+={given} adds one" if wrong[1] == "list" else ""
+        return f"--{key} takes {'a list' if wrong[1] == 'list' else wrong[1]}, and was given {given}{cure}."
     if given := _found(r"(?:Got|Given) value: (?:NestedArg\(.*val='(.*)'\)|(\S+))$", text):
         of_the_option = text.rpartition('Parser key "')[2].partition("Given")[0]
         named = dict.fromkeys(re.findall(r"typing\.Literal\[([^\]]+)\]|<class '(?:\w+\.)*(\w+)'>", of_the_option))

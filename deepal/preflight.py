@@ -17,7 +17,7 @@ from deepal.recorders import Recorder
 from deepal.representation import Representation
 from deepal.signals import known, voice_of
 from deepal.stopping import StoppingRule
-from deepal.strategies.base import QueryStrategy, Sizes
+from deepal.strategies.base import QueryStrategy, Sizes, refuse_hidden_parts
 
 _READ_OFF = ("logits", "probs", "embedding", "logit_gradient", "flip_distance")
 
@@ -100,6 +100,7 @@ def _refuse_other_kinds(run: Settings) -> None:
             raise ValueError(f"{name}={given.__name__} is a class; give what it makes: {given.__name__}().")
         if not isinstance(given, kind):
             raise ValueError(f"{name}={given!r} must be of the kind {kind.__name__}.")
+    refuse_hidden_parts(run.strategy)
 
 
 def refuse_bad_name(name: str) -> None:

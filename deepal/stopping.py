@@ -4,7 +4,7 @@ images, and decide by the ledger alone."""
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import isclose, isfinite
 from numbers import Integral, Real
 from typing import Literal, NamedTuple
 
@@ -46,15 +46,29 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class StoppingRule(ABC):
-    """Says when a run has labels enough. A subclass is a frozen dataclass, which raises ValueError for numbers by which it
-    could not decide."""
+    """Says when a run has labels enough. A subclass is a frozen dataclass with `reason`; it raises ValueError for numbers
+    by which it could not decide. What it reads has to be named, or nobody measures it: `validated`, or `reads_pool` with
+    `measure`.
+
+    >>> @dataclass(frozen=True)
+    ... class Twice(StoppingRule):
+    ...     above: float = 0.9
+    ...     validated = "val/accuracy"
+    ...
+    ...     def reason(self, results):
+    ...         last = [each.metrics[self.validated] for each in results[-2:]]
+    ...         return f"twice above {self.above}" if len(last) == 2 and min(last) > self.above else None
+    >>> Twice().validated
+    'val/accuracy'
+    """
 
     reads_pool = False
     """Whether it reads what is predicted of images (`measure`)."""
 
     @property
     def validated(self) -> str | None:
-        """The metric of the validation set that it reads, where it does."""
+        """The metric of the validation set that it reads, `val/` and its name; None where it reads none. The validation set
+        is measured in each cycle where a rule names one."""
         return None
 
     def measure(self, around: Around) -> Measured:
@@ -88,7 +102,7 @@ class TargetMetric(StoppingRule):
 
     def reason(self, results: Sequence[Result]) -> str | None:
         (found,) = _values(results[-1:], self.metric)
-        if found is None or (found < self.value if self.mode == "max" else found > self.value):
+        if found is None or not (_is_same(found, self.value) or (found > self.value) == (self.mode == "max")):
             return None
         return f"{self.metric} has come to {found:.4g}, of {self.value:g} that was wanted"
 
@@ -118,7 +132,7 @@ class NoImprovement(StoppingRule):
         sign = 1 if self.mode == "max" else -1
         values = [sign * value for value in _values(results, self.metric) if value is not None]
         before, lately = values[: -self.cycles], values[-self.cycles :]
-        if not before or max(lately) > max(before) + self.by:
+        if not before or (max(lately) > max(before) + self.by and not _is_same(max(lately), max(before) + self.by)):
             return None
         return f"{self.metric} has been no better than {sign * max(before):.4g} for {self.cycles} cycles"
 
@@ -191,8 +205,18 @@ class StablePredictions(StoppingRule):
 
 
 def first_reason(rules: Sequence[StoppingRule], results: Sequence[Result]) -> str | None:
-    """That of the first rule which has one; None before there are results."""
-    return next((said for each in rules if (said := each.reason(results))), None) if results else None
+    """That of the first rule which has one; None before there are results. Raises ValueError for a rule that reads a metric
+    which nobody has measured."""
+    for rule in rules if results else ():
+        try:
+            if said := rule.reason(results):
+                return said
+        except KeyError as error:
+            raise ValueError(
+                f"{rule!r} reads {error}, which cycle {results[-1].cycle} has not measured: name a metric of the "
+                f"validation set in `validated`, or have `measure` measure it."
+            ) from error
+    return None
 
 
 def _some(positions: Tensor, size: int, seed: int) -> Tensor:
@@ -204,6 +228,11 @@ def _values(results: Sequence[Result], metric: str) -> list[float | None]:
     """Of each cycle; None where that is no number, as when a training has diverged."""
     found = [each.metrics.get(metric) for each in results]
     return [value if value is not None and isfinite(value) else None for value in found]
+
+
+def _is_same(one: float, two: float) -> bool:
+    """Whether two are one number in single precision, in which metrics are measured: 18 of 20 is less than 0.9 there."""
+    return isclose(one, two, rel_tol=1e-6)
 
 
 def _is_number(value: object) -> bool:

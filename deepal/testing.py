@@ -1,5 +1,6 @@
 """What is asked of every query strategy, ours or yours: `check_strategy(MyStrategy())` raises where one breaks it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from deepal.functional import gradients, mixing
 from deepal.signals import NonFiniteError, Score, Signals
-from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, choose
+from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, choose, refuse_hidden_parts
 
 
 def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> None:
@@ -20,11 +21,22 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     an acquisition follows its rows when the pool is permuted, and breaks ties by the generator.
 
     Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
-    Raises AssertionError, saying what was broken.
+    Raises AssertionError, saying what was broken, and ValueError where it hides another strategy.
     """
+    log = logging.getLogger("deepal.strategies")
+    level = log.level
+    log.setLevel(logging.ERROR)  # of pools of equal rows it is said that coins decide
+    try:
+        _check(strategy, size, seed)
+    finally:
+        log.setLevel(level)
+
+
+def _check(strategy: QueryStrategy, size: int, seed: int) -> None:
     assert is_dataclass(strategy), "a strategy is a dataclass"
     assert type(strategy).__dataclass_params__.frozen, "a strategy is frozen"
     assert type(strategy).__doc__, "a strategy says in its docstring what it does and where it comes from"
+    refuse_hidden_parts(strategy)
     signals = made_up_signals(size, seed)
     chosen = _rows(strategy, signals, 7)
     assert len(set(chosen)) == len(chosen) == 7, "as many distinct rows as asked"
@@ -35,7 +47,9 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     if any(signals[name].is_floating_point() for name in strategy.needs.get("pool", ())):
         _check_nan(strategy, signals)
     if strategy.keeps_prefix:
-        assert _rows(strategy, signals, 3) == chosen[:3], "the first three of seven are a query of three"
+        assert _rows(strategy, signals, 3) == chosen[:3], (
+            "the first three of seven are a query of three; keeps_prefix = False says of a strategy that they need not be"
+        )
     same = {name: array[:1].expand_as(array).contiguous() for name, array in signals.items()}
     assert len(set(_rows(strategy, same, 7))) == 7, "distinct rows of a pool of equal rows"
     assert len(set(_rows(strategy, signals, 7, labeled=0))) == 7, "a cold start, with nothing labeled"

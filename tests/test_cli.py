@@ -318,7 +318,8 @@ REFUSED = [
     ("--module FixMatch --module.backbone MLP", "it is an option of 'of': --module.of.backbone"),
     ("--module FixMatch --module.frozen true", "it is an option of 'of': --module.of.frozen"),
     ("--strategy MaxEntropy", "here that is PredictiveEntropy"),
-    ("--probes MCDropout", "--probes takes a list, and was given MCDropout"),
+    ("--probes MCDropout", "--probes takes a list, and was given MCDropout; --probes+=MCDropout adds one"),
+    ("--allow-import mine,other", "--allow-import takes the name of one package, and was given mine,other"),
 ]
 
 
@@ -404,6 +405,15 @@ def test_print_config_can_be_run(capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["strategy"]["class_path"].endswith("BADGE")
     assert {"query_size", "budget", "seed", "root", "trainer", "data", "module", "oracle", "initial"} <= set(printed)
+
+
+def test_packages_of_the_folder_that_one_is_in_may_be_named(tmp_path, monkeypatch):
+    (tmp_path / "of_a_user.py").write_text(
+        "from deepal.strategies import Random\n\n\nclass Mine(Random):\n    'At random, too.'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each])
+    assert type(parsed("--allow-import", "of_a_user", "--strategy", "of_a_user.Mine").strategy).__name__ == "Mine"
 
 
 def test_train_py_is_deepal_run():

@@ -310,6 +310,46 @@ def test_ask_ends_where_a_rule_says_so(tmp_path):
     assert learner.ask() == []
 
 
+def test_a_metric_in_single_precision_is_the_number_that_was_meant():
+    """18 of 20 is stored as 0.8999999761581421."""
+    stored = [float(torch.tensor(each, dtype=torch.float32)) for each in (0.85, 0.9)]
+    assert first_stop(TargetMetric(0.9), measured(val=stored)) == 1
+    assert first_stop(TargetMetric(0.3, "val/nll", "min"), measured(loss=[0.4, float(torch.tensor(0.3))])) == 1
+    assert first_stop(TargetMetric(0.9), measured(val=[0.89999])) is None
+    steps = [float(torch.tensor(each, dtype=torch.float32)) for each in (0.5, 0.55)]
+    assert first_stop(NoImprovement(1, by=0.05), measured(val=steps)) == 1, "by so much is not by more"
+
+
+@dataclass(frozen=True)
+class Unnamed(StoppingRule):
+    """Reads a metric that it does not name."""
+
+    def reason(self, results):
+        return "high" if results[-1].metrics["val/accuracy"] > 2 else None
+
+
+def test_a_rule_that_names_nothing_to_measure_is_told_to(tmp_path):
+    with pytest.raises(ValueError, match=r"Unnamed\(\) reads 'val/accuracy', which cycle 0 has not .* in `validated`"):
+        stopped(tmp_path, Unnamed())
+
+
+def test_rules_that_come_late_are_told_what_they_do_not_know(tmp_path, caplog):
+    plain = digits(tmp_path, strategy=Margin(), data=Digits(**DATA), budget=30)
+    plain.run()
+    caplog.clear()
+    late, _, book = stopped(tmp_path, TargetMetric(0.01), budget=30)
+    assert late.folder == plain.folder
+    assert "measured without TargetMetric(value=0.01" in caplog.text
+    assert book.stopped()[1] == "the budget is spent"
+
+
+def test_at_the_end_of_the_budget_no_rule_has_stopped_anything(tmp_path, capsys):
+    learner, _, book = stopped(tmp_path, After(2), budget=30)
+    learner.run([Display()])
+    assert "before its budget" not in capsys.readouterr().out
+    assert book.stopped() == (1, "the budget is spent")
+
+
 def test_what_could_never_stop_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must be one of the validation set"):
         TargetMetric(0.9, "test/accuracy")

@@ -6,7 +6,7 @@ from deepal.modules.ensemble import Committee, Ensemble, SharedBackbone, Snapsho
 from deepal.modules.loss_prediction import LossPrediction
 from deepal.modules.mal import MAL
 from deepal.modules.self_supervised import Rotation, SimCLR
-from deepal.modules.semi_supervised import FixMatch, FlexMatch, MeanTeacher, PseudoLabel
+from deepal.modules.semi_supervised import FixMatch, FlexMatch, MeanTeacher, PseudoLabel, SemiSupervised
 from deepal.modules.vaal import VAAL
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "MeanTeacher",
     "PseudoLabel",
     "Rotation",
+    "SemiSupervised",
     "SharedBackbone",
     "SimCLR",
     "Snapshot",

@@ -119,7 +119,7 @@ class PseudoLabel(SemiSupervised):
         threshold: the probability of the predicted class from which on an image counts.
         rampup_steps: how long the weight of unlabeled images grows.
 
-    The others are those of `SemiSupervised`.
+    The others are those of `deepal.modules.SemiSupervised`.
     """
 
     views = 1
@@ -151,7 +151,8 @@ class MeanTeacher(SemiSupervised):
         unlabeled_weight: of the squared difference, the mean over classes.
         rampup_steps: how long that weight grows.
 
-    The others are those of `SemiSupervised`. Where there is neither augmentation nor dropout, both say the same.
+    The others are those of `deepal.modules.SemiSupervised`. Where there is neither augmentation nor dropout, both say the
+    same.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class FixMatch(SemiSupervised):
         threshold: the probability of the predicted class from which on an image counts.
         strong: the strong augmentation, after the weak one, on images within 0 and 1. None: `RandAugment` and `Cutout`.
 
-    The others are those of `SemiSupervised`.
+    The others are those of `deepal.modules.SemiSupervised`.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class FixMatch(SemiSupervised):
 
 class FlexMatch(FixMatch):
     """FlexMatch (Zhang et al., 2021): FixMatch, with a threshold for each class that is lower where less of it has been
-    learned, by how many unlabeled images were last taken for it with certainty."""
+    learned, by how many unlabeled images were last taken for it with certainty. Its options are those of `FixMatch`."""
 
     _memory: Any = None  # positions of the pool, ascending, and what each was last taken for; -1 for nothing yet
     _taken_up: Any = None

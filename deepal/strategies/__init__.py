@@ -1,6 +1,6 @@
 """Query strategies. Exported here is registered: the command line and the contract test find a strategy by its name."""
 
-from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View
+from deepal.strategies.base import Acquisition, Choice, Composed, QueryStrategy, View, choose
 from deepal.strategies.bayesian import (
     BALD,
     EPIG,
@@ -39,6 +39,7 @@ __all__ = [
     "Choice",
     "ClusterMargin",
     "ComparedBy",
+    "Composed",
     "ConsensusKL",
     "CoreSet",
     "DCoM",
@@ -76,4 +77,5 @@ __all__ = [
     "View",
     "VoteEntropy",
     "WeightedKMeans",
+    "choose",
 ]

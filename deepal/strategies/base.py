@@ -111,7 +111,23 @@ class QueryStrategy(ABC):
 
 
 class Composed(QueryStrategy):
-    """A strategy made of others: what they need, it needs. A subclass that has a `__post_init__` calls this one too.
+    """A strategy made of others: what they need, it needs. A subclass is a frozen dataclass with `parts` and `select`, and
+    asks a part by `choose`; one that has a `__post_init__` calls this one too.
+
+    >>> @dataclass(frozen=True)
+    ... class HalfAtRandom(Composed):
+    ...     of: QueryStrategy
+    ...     keeps_prefix = False
+    ...
+    ...     @property
+    ...     def parts(self):
+    ...         return (self.of,)
+    ...
+    ...     def select(self, view, query_size, generator):
+    ...         first = choose(self.of, view, query_size // 2, generator).rows
+    ...         others = torch.randperm(len(view.pool), generator=generator)
+    ...         others = others[~torch.isin(others, first)]
+    ...         return Choice(torch.cat([first, others[: query_size - len(first)]]))
 
     Raises ValueError for a part that is no strategy, and for one that has the next model trained on its pseudo-labels:
     inside another nobody does that.
@@ -119,6 +135,8 @@ class Composed(QueryStrategy):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        if not isinstance(self.parts, Sequence):
+            raise ValueError(f"{name}.parts must be a list of strategies, and is {self.parts!r}.")
         for part in self.parts:
             if isinstance(part, type):
                 raise ValueError(f"{name} is made of strategies, and {part.__name__} is a class: {part.__name__}().")
@@ -133,7 +151,7 @@ class Composed(QueryStrategy):
     @property
     @abstractmethod
     def parts(self) -> Sequence[QueryStrategy]:
-        """The others."""
+        """The others, all of them."""
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
@@ -312,8 +330,20 @@ def refuse_no_strategy(strategy: Any) -> None:
     """Raises ValueError for a name, a class or anything else that is none, and for one that takes a run."""
     if not isinstance(strategy, QueryStrategy):
         raise ValueError(f"strategy={strategy!r} must be a strategy, as CoreSet() is.")
+    refuse_hidden_parts(strategy)
     if strategy.trains_next:
         raise ValueError(f"{strategy!r} is for runs: nobody trains here; take the strategy that is inside.")
+
+
+def refuse_hidden_parts(strategy: QueryStrategy) -> None:
+    """Raises ValueError for a strategy that has another inside and is no `Composed`: of what the other needs, computes once
+    or has trained, nobody would know."""
+    for name, value in vars(strategy).items():
+        if isinstance(value, QueryStrategy) and not isinstance(strategy, Composed):
+            raise ValueError(
+                f"{type(strategy).__name__} has another strategy in {name}={value!r}; derive it from "
+                f"deepal.strategies.Composed, and name that in `parts`."
+            )
 
 
 def refuse_query_size(query_size: int, free: int) -> None:

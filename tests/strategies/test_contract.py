@@ -36,6 +36,7 @@ from deepal.strategies import (
     View,
 )
 from deepal.strategies.base import Acquisition, Choice, Composed, choose
+from tests.runs import digits
 
 NEEDS_ARGUMENTS = {
     Mixture: [Mixture([Margin(), Typicality(5)], [1.0, 2.0]), Mixture([Entropy(), BALD()])],
@@ -123,6 +124,46 @@ def test_what_is_made_of_strategies_takes_nothing_else(strategy, part):
 def test_numbers_that_a_query_could_not_use_are_refused_when_it_is_made(made):
     with pytest.raises(ValueError, match=r"^\w+\(.*(whole number|a number|numbers)"):
         made()
+
+
+@dataclass(frozen=True)
+class Hiding(QueryStrategy):
+    """Has another strategy inside, and does not say so."""
+
+    of: QueryStrategy
+
+    def select(self, view, query_size, generator):
+        return choose(self.of, view, query_size, generator)
+
+
+@dataclass(frozen=True)
+class NotAList(Composed):
+    """Names its part wrongly."""
+
+    of: QueryStrategy
+
+    @property
+    def parts(self):
+        return self.of
+
+    select = Hiding.select
+
+
+def test_another_strategy_inside_is_named(tmp_path):
+    for refused in (
+        lambda: testing.check_strategy(Hiding(Margin())),
+        lambda: strategies.base.select(Hiding(Margin()), testing.made_up_signals(9, 0), query_size=2),
+        lambda: digits(tmp_path, strategy=Hiding(Margin())),
+    ):
+        with pytest.raises(ValueError, match=r"Hiding has another strategy in of=Margin\(\); derive it from .*Composed"):
+            refused()
+    with pytest.raises(ValueError, match=r"NotAList.parts must be a list of strategies, and is Margin\(\)"):
+        NotAList(Margin())
+
+
+def test_what_is_said_of_pools_of_equal_rows_is_no_failure_of_a_strategy(caplog):
+    testing.check_strategy(Margin())
+    assert not caplog.text
 
 
 def test_abstract_or_final():
