@@ -1,7 +1,8 @@
 """What records of runs say together: settings, curves, tables. The numbers behind every picture and report.
 
 A setting is all that a run is made of but its strategy and its seed: strategies are compared within one, over seeds that
-they share. A run on the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
+they share. (Or all but its module and its seed: then modules are, and are meant where it says strategies below.) A run on
+the whole training set (`initial=Everything()`) is the ceiling of the setting that it otherwise equals.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from deepal.statistics import Array, Difference, Estimate, Penalties, Reached
 BASELINE = "Random"
 _LOWER_IS_BETTER = {"nll", "ece", "brier", "loss", "error", "rmse", "mae", "mse"}
 Axis = Literal["labels", "people"]
+Among = Literal["strategy", "module"]
 
 
 class ComparisonError(ValueError):
@@ -32,7 +34,8 @@ class How:
         metric: of the measured ones.
         better: whether higher or lower is better; None to tell by its name (nll, ece, brier, loss, error: lower).
         targets: of that metric; how many labels reach each is reported.
-        baseline: the strategy that others are held against.
+        baseline: the strategy that others are held against, or the module, as the tables call it.
+        among: what is compared with each other: strategies, by the same module, or modules, by the same strategy.
         axis: what the metric is drawn against: labels, or the seconds that people took to answer.
         price: of a label; the axis is then what the labels cost.
     """
@@ -41,6 +44,7 @@ class How:
     better: Literal["higher", "lower"] | None = None
     targets: Sequence[float] = ()
     baseline: str = BASELINE
+    among: Among = "strategy"
     axis: Axis = "labels"
     price: float | None = None
 
@@ -134,7 +138,7 @@ class Setting:
         axes = [how.along(record) for record in records]
         self.grid = _grid(axes, title, how)
         self.is_cut = any(axis[-1] > self.grid[-1] for axis in axes)
-        names = _names(records)
+        names = _names(records, how.among)
         by_name: dict[str, list[tuple[Record, Array]]] = {}
         for name, record, axis in zip(names, records, axes, strict=True):
             by_name.setdefault(name, []).append((record, axis))
@@ -254,8 +258,10 @@ class Comparison:
         self.unfinished = len({fingerprint.digest(each.config) for each in records if not each.finished})
         self.settings = _settings(self.records, self.how)
         known = dict.fromkeys(name for setting in self.settings for name in setting.curves)
-        if self.how.baseline not in known and self.how.baseline != BASELINE:
-            raise ComparisonError(f"baseline={self.how.baseline} is not among the strategies: {', '.join(known)}.")
+        by_default = self.how.baseline == BASELINE and self.how.among == "strategy"
+        if self.how.baseline not in known and not by_default:
+            several = {"strategy": "strategies", "module": "modules"}[self.how.among]
+            raise ComparisonError(f"baseline={self.how.baseline} is not among the {several}: {', '.join(known)}.")
 
     @property
     def control(self) -> str | None:
@@ -281,14 +287,14 @@ def _each_once(records: Sequence[Record]) -> list[Record]:
     )
 
 
-def _names(records: Sequence[Record]) -> list[str]:
+def _names(records: Sequence[Record], among: Among) -> list[str]:
     """What people call the strategy of each record: by its whole path where two of one title are not the same."""
     kinds: dict[str, set[str]] = {}
     for each in records:
-        kinds.setdefault(each.title["strategy"], set()).add(fingerprint.digest(each.config["strategy"]))
+        kinds.setdefault(each.title[among], set()).add(fingerprint.digest(each.config[among]))
     return [
-        title if len(kinds[title]) == 1 else f"{title} ({strategy['class']} {fingerprint.digest(strategy)[:4]})"
-        for title, strategy in ((each.title["strategy"], each.config["strategy"]) for each in records)
+        title if len(kinds[title]) == 1 else f"{title} ({made['class']} {fingerprint.digest(made)[:4]})"
+        for title, made in ((each.title[among], each.config[among]) for each in records)
     ]
 
 
@@ -296,31 +302,34 @@ def _settings(records: Sequence[Record], how: How) -> list[Setting]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         if not record.is_ceiling:
-            groups.setdefault(fingerprint.digest(_setting_of(record)), []).append(record)
+            groups.setdefault(fingerprint.digest(_setting_of(record, how.among)), []).append(record)
     if not groups:
         raise ComparisonError("there is no finished run of a strategy to compare; let one come to its budget.")
     ceilings: dict[str, list[Record]] = {}
-    for record in [each for each in records if each.is_ceiling]:
-        ceilings.setdefault(fingerprint.digest(_setting_of(record, "initial")), []).append(record)
-    titles = _titles([runs[0] for runs in groups.values()])
-    of = [ceilings.get(fingerprint.digest(_setting_of(runs[0], "initial")), []) for runs in groups.values()]
+    for record in [each for each in records if each.is_ceiling and how.among == "strategy"]:  # a module has its own
+        ceilings.setdefault(fingerprint.digest(_setting_of(record, how.among, "initial")), []).append(record)
+    titles = _titles([runs[0] for runs in groups.values()], how.among)
+    of = [ceilings.get(fingerprint.digest(_setting_of(runs[0], how.among, "initial")), []) for runs in groups.values()]
     made = [Setting(title, runs, above, how) for title, runs, above in zip(titles, groups.values(), of, strict=True)]
     return sorted(made, key=lambda each: each.title)
 
 
 def _setting_of(record: Record, *without: str) -> dict[str, Any]:
-    besides = ("strategy", "seed", "test_every", *without)  # of which none is the task
+    besides = ("seed", "test_every", *without)  # of which none is the task
     return {key: value for key, value in record.config.items() if key not in besides}
 
 
-def _titles(firsts: Sequence[Record]) -> list[str]:
-    """What tells settings apart: the data, the module where there are several, and then whatever else differs."""
-    titles = [each.title["data"] for each in firsts]
-    if len({each.title["module"] for each in firsts}) > 1:
-        titles = [f"{title}, {each.title['module']}" for title, each in zip(titles, firsts, strict=True)]
+def _titles(firsts: Sequence[Record], among: Among) -> list[str]:
+    """What tells settings apart: the data, the module (or the strategy) where there are several, and then whatever else
+    differs."""
+    titles, by = [each.title["data"] for each in firsts], "module" if among == "strategy" else "strategy"
+    if len({each.title[by] for each in firsts}) > 1:
+        titles = [f"{title}, {each.title[by]}" for title, each in zip(titles, firsts, strict=True)]
     made = list(titles)
     for title in {title for title in titles if titles.count(title) > 1}:
-        twins = [(i, dict(fingerprint.leaves(_setting_of(firsts[i])))) for i, each in enumerate(titles) if each == title]
+        twins = [
+            (i, dict(fingerprint.leaves(_setting_of(firsts[i], among)))) for i, each in enumerate(titles) if each == title
+        ]
         keys = dict.fromkeys(key for _, leaves in twins for key in leaves)
         varied = [key for key in keys if len({repr(leaves.get(key)) for _, leaves in twins}) > 1]
         for i, leaves in twins:

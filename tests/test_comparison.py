@@ -70,6 +70,30 @@ def test_strategies_of_one_setting_are_held_against_the_baseline():
     assert setting.curves["Margin"].memory("device") is None
 
 
+def test_modules_are_held_against_one_of_them_by_the_same_strategies():
+    supervised = pairs()
+    better = [
+        record(
+            each.title["strategy"], each.seed, [value + 0.1 for value in each.metric("test/accuracy")],
+            module={"class": "FixMatch"}, title="FixMatch",
+        )
+        for each in supervised
+    ]  # fmt: skip
+    ceiling = record(seed=0, initial={"class": "deepal.data.initial.Everything"})
+    found = Comparison([*supervised, *better, ceiling], How(among="module", baseline="Classifier"))
+    assert [each.title for each in found.settings] == ["Digits, Margin", "Digits, Random"]
+    for setting in found.settings:
+        fixmatch, classifier = setting.rows
+        assert (fixmatch.curves.name, classifier.curves.name) == ("FixMatch", "Classifier")
+        assert fixmatch.gain.gain.mean == pytest.approx(0.1)
+        assert fixmatch.gain.wins == 5
+        assert setting.ceiling is None
+    with pytest.raises(ComparisonError, match=r"baseline=Random is not among the modules: .*FixMatch"):
+        Comparison([*supervised, *better], How(among="module"))
+    by_strategy = Comparison([*supervised, *better])
+    assert [each.title for each in by_strategy.settings] == ["Digits, Classifier", "Digits, FixMatch"]
+
+
 def test_p_values_are_corrected_for_all_comparisons():
     more = [
         replace(each, title={**each.title, "strategy": "Again"}) for each in pairs() if each.title["strategy"] == "Margin"

@@ -1,6 +1,6 @@
 """A comparison as people read it: tables, in a terminal and in Markdown, and files that all of it can be computed from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def areas(setting: Setting) -> list[list[str]]:
     """The table of areas under the curves, held against the baseline: a header, and a row each, the baseline last."""
-    header = ["strategy", "seeds", f"AULC [{setting.grid[0]:.10g}, {setting.grid[-1]:.10g}]"]
+    header = [setting.how.among, "seeds", f"AULC [{setting.grid[0]:.10g}, {setting.grid[-1]:.10g}]"]
     if setting.baseline is None:
         return [header, *([row.curves.name, str(len(row.curves.seeds)), _mean(row.area)] for row in setting.rows)]
     header += [f"gain on {setting.how.baseline} [95 %]", "wins", "p (t)", "p (Wilcoxon)"]
@@ -67,7 +67,7 @@ def labels(setting: Setting) -> list[list[str]]:
     last."""
     how, most = setting.how, setting.grid[-1]
     efficiency = [f"to {how.baseline}'s end"] if setting.baseline else []
-    header = ["strategy", *(f"to {target:g}" for target in how.targets), *efficiency, f"{how.metric} at {most:.10g}"]
+    header = [how.among, *(f"to {target:g}" for target in how.targets), *efficiency, f"{how.metric} at {most:.10g}"]
     rows = [
         [
             row.curves.name,
@@ -88,7 +88,7 @@ def costs(setting: Setting) -> list[list[str]]:
     curves = setting.curves.values()
     devices = any(each.memory("device") for each in curves)
     header = [
-        "strategy",
+        setting.how.among,
         "fit [s]",
         "test [s]",
         "scan [s]",
@@ -116,9 +116,9 @@ def notes(comparison: Comparison) -> str:
 def _how_to_read(how: How) -> str:
     return (
         f"AULC: area under {how.metric} over the range of the curve; {'less' if how.sign < 0 else 'more'} is better, and a "
-        f"gain is positive where a strategy is better. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 seeds "
-        f"on. p: paired tests against the baseline, after Holm, from 4 seeds on. What it takes to come to a value: the "
-        f"median over all seeds; (k of n) where some never come there. Seconds: medians over seeds."
+        f"gain is positive where a {how.among} is better. ± and [ ]: 95 % intervals of the mean, by Student's t, from 3 "
+        f"seeds on. p: paired tests against the baseline, after Holm, from 4 seeds on. What it takes to come to a value: "
+        f"the median over all seeds; (k of n) where some never come there. Seconds: medians over seeds."
     )
 
 
@@ -142,7 +142,7 @@ def _by_chance(comparison: Comparison) -> Iterator[str]:
     if penalties and penalties.chance:
         yield (
             f"The penalty matrix counts {penalties.matrix.sum():.1f} wins; {penalties.chance:.1f} are to be expected where "
-            f"no strategy differs from another."
+            f"no {comparison.how.among} differs from another."
         )
     for setting in comparison.settings:
         for row in setting.rows:
@@ -177,16 +177,16 @@ def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for setting in comparison.settings:
         for curves in setting.curves.values():
             for run in curves.records:
-                yield from _cycles(setting.title, curves.name, run)
+                yield from _cycles({"setting": setting.title, comparison.how.among: curves.name}, run)
         for run in setting.ceilings.values():
-            yield from _cycles(setting.title, "(everything)", run)
+            yield from _cycles({"setting": setting.title, comparison.how.among: "(everything)"}, run)
 
 
-def _cycles(setting: str, strategy: str, run: Record) -> Iterator[dict[str, Any]]:
+def _cycles(of: Mapping[str, str], run: Record) -> Iterator[dict[str, Any]]:
     times = run.times
     for cycle, each, people in zip(run.cycles, times["cycles"], times["people"], strict=True):
         yield {
-            "setting": setting, "strategy": strategy, "seed": run.seed,
+            **of, "seed": run.seed,
             **{name: cycle[name] for name in ("cycle", "labels", "asked", "validation")},
             **dict(sorted(cycle["metrics"].items())),
             **{f"seconds/{phase}": seconds for phase, seconds in sorted(each["seconds"].items())},
