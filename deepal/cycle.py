@@ -32,7 +32,7 @@ from deepal.representation import Representation
 from deepal.room import Room
 from deepal.run import Files
 from deepal.scan import Scan
-from deepal.signals import Score, known
+from deepal.signals import Score, said_by_data
 from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy
 from deepal.watching import Watchers, interruptible
@@ -199,7 +199,7 @@ class Cycle:
     def _needs_fit(self, turn: Turn) -> bool:
         """Whether anybody wants the model of this cycle: a test, the strategy, or the next fit."""
         at_hand = {"embedding"} if self.settings.embedding_from is not None else set()
-        asks = any(set(names) - known(of) - at_hand for of, names in self.settings.strategy.needs.items())
+        asks = any(set(names) - said_by_data(of) - at_hand for of, names in self.settings.strategy.needs.items())
         return turn.tests or asks or self.settings.warm_start or bool(self.settings.stop)
 
     def fit(self, turn: Turn, begun: Begun) -> None:

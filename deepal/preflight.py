@@ -15,7 +15,7 @@ from deepal.oracles import Oracle
 from deepal.probes import Probe
 from deepal.recorders import Recorder
 from deepal.representation import Representation
-from deepal.signals import known, voice_of
+from deepal.signals import said_by_data, voice_of
 from deepal.stopping import StoppingRule
 from deepal.strategies.base import QueryStrategy, Sizes, refuse_hidden_parts
 
@@ -163,7 +163,7 @@ def refuse_bad_needs(
         for name in names:
             if name == "group" and not grouped:
                 raise ValueError(f"{strategy!r} needs groups, and the data has none; a manifest may have a column group.")
-            if not (name in said | known(of) or callable(getattr(voice_of(module), name, None))):
+            if not (name in said | said_by_data(of) or callable(getattr(voice_of(module), name, None))):
                 raise ValueError(f"{strategy!r} needs {name}, which {_who_says(name, type(module).__name__)}")
 
 

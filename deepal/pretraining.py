@@ -10,11 +10,10 @@ from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from deepal import fingerprint, folder, fresh
+from deepal import fingerprint, folder, fresh, weights
 from deepal.callbacks import ResumableFit, StepProgress
 from deepal.data.datamodule import ActiveDataModule
 from deepal.modules.self_supervised import Pretext, Pretrained
@@ -70,18 +69,19 @@ class Pretraining:
         pretext, own = self.settings.pretext, self.files.pretrained
         if pretext is None or self._weights is not None:
             return
-        if not self.ranks.decided(lambda: _read(own) is not None):
+        found = weights.read(own)
+        if not self.ranks.decided(lambda: found is not None):
             module = self._drawn(pretext)
             with ExitStack() as held:
                 shared = self.files.shared_pretraining / self._key(pretext, module.network)
                 while not self.ranks.decided(lambda: folder.is_taken(held, shared, _PATIENCE)):
                     pass  # all of them know that one waits
-                if not self.ranks.decided(lambda: _read(shared / own.name) is not None):
+                if not self.ranks.decided(lambda: weights.read(shared / own.name) is not None):
                     self._train(pretext, module, shared)
                 if self.ranks.first:
                     folder.write_atomically(own, lambda partial: shutil.copy(shared / own.name, partial))
             self.ranks.decided(lambda: None)  # nobody opens a file that is being written
-        self._weights = load_file(own)
+        self._weights = load_file(own) if found is None else found
 
     def give(self, module: LightningModule) -> None:
         """Have the networks of a module begin with the weights, where there are any yet."""
@@ -99,7 +99,7 @@ class Pretraining:
         if self.settings.pretext is None:
             return
         learning = [_below(_learning(network)) for network in _networks(module)]
-        shapes = [{name: each.shape for name, each in weights.items()} for weights in learning]
+        shapes = [{name: each.shape for name, each in below.items()} for below in learning]
         if not shapes or any(each != shapes[0] for each in shapes):
             what = "networks of several kinds" if shapes else "no network of deepal.nn by itself"
             raise ValueError(
@@ -145,14 +145,6 @@ class Pretraining:
             (shared / "fit.ckpt").unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Mapping[str, Tensor] | None:
-    """The weights in a file; None where there is none, or a part of one."""
-    try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
 def _networks(module: nn.Module) -> Iterator[Network]:
     """Networks in a module, those apart that are parts of others."""
     if isinstance(module, Network):
@@ -167,9 +159,9 @@ def _learning(network: Network) -> Network:
     return network.trunk if isinstance(network, Frozen) else network
 
 
-def _with(weights: Mapping[str, Tensor], network: Network) -> Network:
+def _with(learned: Mapping[str, Tensor], network: Network) -> Network:
     """The network, with these of its weights."""
-    network.load_state_dict({**network.state_dict(), **weights})
+    network.load_state_dict({**network.state_dict(), **learned})
     return network
 
 

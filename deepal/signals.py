@@ -32,9 +32,9 @@ NAMES = (
 """Of the signals in use that a pool may have."""
 
 
-def known(of: str) -> set[str]:
-    """Names of the signals of a set (`pool`, `labeled`, `holdout`) that no model says: groups, and of what is labeled the
-    classes and the cycles that asked for them."""
+def said_by_data(of: str) -> set[str]:
+    """Names of the signals of a set (`pool`, `labeled`, `holdout`) that no model has to say: groups, and of what is labeled
+    the classes and the cycles that asked for them."""
     return {"group", "target", "cycle"} if of == "labeled" else {"group"}
 
 

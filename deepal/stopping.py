@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isclose, isfinite
-from numbers import Integral, Real
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from deepal import seeds
 from deepal.entries import OF_POOL, OF_VALIDATION, Predictions, Result
 from deepal.functional import agreement, noise, uncertainty
+from deepal.numeric import is_count, is_number
 
 UNCERTAINTY, AGREEMENT = f"{OF_POOL}uncertainty", f"{OF_POOL}agreement"
 """Metrics of the pool: the mean entropy of predictions, in nats; kappa of the predictions of two models in a row."""
@@ -93,7 +93,7 @@ class TargetMetric(StoppingRule):
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.mode)
-        if not _is_number(self.value):
+        if not is_number(self.value):
             raise ValueError(f"{self!r} needs a number to come to.")
 
     @property
@@ -121,7 +121,7 @@ class NoImprovement(StoppingRule):
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.mode)
-        if not (_is_count(self.cycles) and _is_number(self.by) and self.by >= 0):
+        if not (is_count(self.cycles) and is_number(self.by) and self.by >= 0):
             raise ValueError(f"{self!r} needs a number of cycles, 1 at least, and a difference that is not negative.")
 
     @property
@@ -149,7 +149,7 @@ class OverallUncertainty(StoppingRule):
     reads_pool = True
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.below) and self.below >= 0 and _is_count(self.size)):
+        if not (is_number(self.below) and self.below >= 0 and is_count(self.size)):
             raise ValueError(f"{self!r} needs an entropy that is not negative, of a number of images, 1 at least.")
 
     def measure(self, around: Around) -> Measured:
@@ -179,7 +179,7 @@ class StablePredictions(StoppingRule):
     reads_pool = True
 
     def __post_init__(self) -> None:
-        if not (_is_number(self.kappa) and 0 < self.kappa <= 1 and _is_count(self.window) and _is_count(self.size)):
+        if not (is_number(self.kappa) and 0 < self.kappa <= 1 and is_count(self.window) and is_count(self.size)):
             raise ValueError(f"{self!r} needs a kappa above 0 and at most 1, a window and a size of 1 at least.")
 
     def measure(self, around: Around) -> Measured:
@@ -233,14 +233,6 @@ def _values(results: Sequence[Result], metric: str) -> list[float | None]:
 def _is_same(one: float, two: float) -> bool:
     """Whether two are one number in single precision, in which metrics are measured: 18 of 20 is less than 0.9 there."""
     return isclose(one, two, rel_tol=1e-6)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and isfinite(value)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _refuse(rule: StoppingRule, metric: str, mode: str) -> None:

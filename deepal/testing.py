@@ -10,6 +10,7 @@ from torch import Tensor
 from deepal.functional import gradients, mixing
 from deepal.signals import NonFiniteError, Score, Signals
 from deepal.strategies.base import Acquisition, Choice, QueryStrategy, View, choose, refuse_hidden_parts
+from deepal.watching import quiet
 
 
 def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> None:
@@ -23,13 +24,8 @@ def check_strategy(strategy: QueryStrategy, size: int = 60, seed: int = 0) -> No
     Args: strategy: to check; size: of the pool; seed: of the signals made up for it.
     Raises AssertionError, saying what was broken, and ValueError where it hides another strategy.
     """
-    log = logging.getLogger("deepal.strategies")
-    level = log.level
-    log.setLevel(logging.ERROR)  # of pools of equal rows it is said that coins decide
-    try:
+    with quiet(logging.ERROR, "deepal.strategies"):  # of pools of equal rows it is said that coins decide
         _check(strategy, size, seed)
-    finally:
-        log.setLevel(level)
 
 
 def _check(strategy: QueryStrategy, size: int, seed: int) -> None:

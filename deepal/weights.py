@@ -82,15 +82,20 @@ def _of_trunks(module: nn.Module) -> dict[str, Tensor]:
 
 
 def notes(path: Path) -> dict[str, Any]:
-    """The notes of a file, empty where it is missing, or was cut off (by a full disk, say) and has to be made again."""
+    """The notes of a file, empty where it is missing, or was cut off and has to be made again."""
+    return {} if read(path) is None else _metadata(path)
+
+
+def read(path: Path) -> dict[str, Tensor] | None:
+    """The weights in a file, by name; None where it is missing, or was cut off (by a full disk, say) and has to be made
+    again."""
     try:
-        load_file(path)  # reads the whole file, and refuses a part of one
-        return _metadata(path)
+        return load_file(path)  # reads the whole file, and refuses a part of one
     except FileNotFoundError:
-        return {}
+        return None
     except SafetensorError as error:
         log.warning("%s cannot be read (%s) and is made again.", path, error)
-        return {}
+        return None
 
 
 def load_model(path: str | Path, module: LightningModule | None = None) -> LightningModule:

@@ -465,7 +465,8 @@ class ActiveDataModule(LightningDataModule, ABC):
         return block.prepared(self._transferred, tosses_coins=bool(self.augmentation))
 
     def _transferred(self, batch: dict[str, Tensor]) -> Any:
-        return self.on_after_batch_transfer({name: each.to(self._device) for name, each in batch.items()}, 0)
+        device = self._device
+        return self.on_after_batch_transfer({name: each.to(device) for name, each in batch.items()}, 0)
 
     @property
     def _device(self) -> torch.device:

@@ -4,7 +4,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -236,11 +235,6 @@ class Acquisition(Scoring):
 
 
 _REDUCTIONS: Mapping[str, Callable[[Tensor, int], Tensor]] = {"mean": torch.mean, "max": torch.amax, "sum": torch.sum}
-
-
-def is_count(value: object) -> bool:
-    """Whether it is a whole number, 1 at least."""
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 def one_a_sample(strategy: QueryStrategy, *signals: Tensor) -> tuple[Tensor, ...]:

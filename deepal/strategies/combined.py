@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepal.functional import herding, ranking, turns
 from deepal.functional.geometry import directions
+from deepal.numeric import is_count
 from deepal.signals import NonFiniteError
 from deepal.strategies.base import (
     Acquisition,
@@ -23,7 +24,6 @@ from deepal.strategies.base import (
     Sizes,
     View,
     choose,
-    is_count,
     one_a_sample,
     predicted,
     together,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import fisher, noise, turns
+from deepal.numeric import is_count
 from deepal.strategies.base import (
     Choice,
     Composed,
@@ -18,7 +19,6 @@ from deepal.strategies.base import (
     Sizes,
     View,
     choose,
-    is_count,
     one_a_sample,
     together,
     top_k,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepal.functional import turns, uncertainty
+from deepal.numeric import is_count
 from deepal.strategies.base import (
     Acquisition,
     Choice,
@@ -17,7 +18,6 @@ from deepal.strategies.base import (
     QueryStrategy,
     View,
     choose,
-    is_count,
     predicted,
     together,
     top_k,
